@@ -206,8 +206,8 @@ def cohen_kappa_score(
     cost = lambda a, b: (a != b).float() if weights is None else (a - b).abs().float()**k[weights]
     _, pred, actual = _counts(p, t)
     i = torch.arange(p.shape[1])
-    expected = (cost(i[:,None], i)*actual[:,None]*pred).sum()/len(t)**2
-    return (1 - cost(t, p.argmax(1)).mean().cpu()/expected).float()
+    expected = (cost(i[:,None], i).double()*actual[:,None]*pred).sum()/len(t)**2
+    return (1 - cost(t, p.argmax(1)).cpu().double().mean()/expected).float()
 
 # %% ../nbs/08_metrics.ipynb #9abb473c
 def matthews_corrcoef(
