@@ -1,0 +1,84 @@
+"What of the loaders does not teach: worker processes, abandoned epochs, errors in workers."
+import gc, threading
+
+import pytest
+import torch
+from PIL import Image
+
+from vislearn.core import Transform, batch_rng
+from vislearn.image import FlipItem, ImageError, Resize
+from vislearn.loaders import DataLoaders, Dataset, Loader
+from vislearn.targets import Category
+
+target = Category(vocab=['a', 'b'])
+
+class Noise(Transform):
+    "Random per item, in Python."
+    def __call__(self, x, rng=None): return x ^ rng.randrange(256)
+
+class Shift(Transform):
+    "Random per batch."
+    def __call__(self, xb, rng=None): return xb.float()/510 + torch.rand(1, generator=rng)/2
+
+@pytest.fixture
+def data(tmp_path):
+    "22 small pictures of one grey each."
+    fns = [tmp_path/f'{i}.png' for i in range(22)]
+    for i, f in enumerate(fns): Image.new('RGB', (12, 10), (i*10,)*3).save(f)
+    return Dataset(fns, torch.arange(22) % 2, target, [Resize(8), Noise(), FlipItem()])
+
+def equal(a, b): return all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+def test_processes_give_what_threads_give(data):
+    common = dict(bs=4, shuffle=True, batch_tfms=[Shift()], device='cpu', seed=3)
+    t, p, s = Loader(data, num_workers=2, **common), Loader(data, num_workers=2, workers='process', **common), Loader(data, num_workers=0, **common)
+    for _ in range(2): assert equal(list(t), list(p))
+    assert equal(list(s.iter_from(1, 2)), list(p.iter_from(1, 2)))
+    first = list(p._procs[1]._iterator._workers)
+    list(p)
+    assert [w.pid for w in first] == [w.pid for w in p._procs[1]._iterator._workers] # started once
+
+def test_every_item_once_and_on_its_own_label(data):
+    dl = Loader(Dataset(data.items, data.y, target), bs=5, shuffle=True, num_workers=3, device='cpu')
+    got = [(round(x[0, 0, 0].item()*25.5), y.item()) for xb, yb in dl for x, y in zip(xb, yb)]
+    assert sorted(got) == [(i, i % 2) for i in range(22)]
+
+def test_abandoned_epochs_leave_no_threads(data):
+    before = threading.active_count()
+    dl = Loader(data, bs=2, num_workers=3, device='cpu')
+    for _ in range(20):
+        for _ in dl: break
+    assert threading.active_count() <= before + 3
+    assert len(list(dl)) == 11
+    del dl
+    gc.collect()
+    for t in threading.enumerate():
+        if t.name.startswith('vislearn-loader'): t.join(5)
+    assert threading.active_count() == before
+
+@pytest.mark.parametrize('n', [0, 2])
+def test_an_unreadable_file_is_named(data, n):
+    data.items[7].write_bytes(b'GIF89a, or so it says')
+    with pytest.raises(ImageError, match='7.png') as e: list(Loader(data, bs=4, num_workers=n, device='cpu'))
+    assert any('training item 7' in o for o in e.value.__notes__)
+
+def test_batches_are_channels_last_floats(data):
+    xb, _ = Loader(data, bs=4, device='cpu').one_batch()
+    assert xb.is_contiguous(memory_format=torch.channels_last) and xb.dtype == torch.float32 and 0 <= xb.min() and xb.max() <= 1
+
+def test_wrong_arguments_are_named(data):
+    with pytest.raises(ValueError, match='workers'): Loader(data, workers='threads')
+    with pytest.raises(ValueError, match='bs must'): Loader(data, bs=0)
+    with pytest.raises(ValueError, match='22 items but 3 weights'): Loader(data, weights=[1, 2, 3])
+    with pytest.raises(ValueError, match='22 items but 1 labels'): Dataset(data.items, torch.zeros(1))
+    with pytest.raises(ValueError, match='no training items'): Loader(Dataset([])).one_batch()
+    with pytest.raises(ValueError, match='get_y'): DataLoaders(Loader(data), Loader(data)).test_dl(data.items, with_labels=True)
+    with pytest.raises(ValueError, match='after_item'): DataLoaders(Loader(data), Loader(data)).add_tfms([], 'before_batch')
+
+def test_validation_gets_the_validation_form_of_added_transforms(data):
+    class TrainOnly(Transform):
+        def valid(self): return None
+        def __call__(self, x, rng=None): return x
+    dls = DataLoaders(Loader(data), Loader(data.new(item_tfms=data.item_tfms.valid())))
+    dls.add_tfms([TrainOnly()])
+    assert dls.train.batch_tfms.find(TrainOnly) and not dls.valid.batch_tfms.find(TrainOnly)
