@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vislearn.core import Transform, batch_rng
+from vislearn.cache import PictureCache
+from vislearn.core import Transform
 from vislearn.image import FlipItem, ImageError, Resize
 from vislearn.loaders import DataLoaders, Dataset, Loader
 from vislearn.targets import Category
@@ -82,3 +83,14 @@ def test_validation_gets_the_validation_form_of_added_transforms(data):
     dls = DataLoaders(Loader(data), Loader(data.new(item_tfms=data.item_tfms.valid())))
     dls.add_tfms([TrainOnly()])
     assert dls.train.batch_tfms.find(TrainOnly) and not dls.valid.batch_tfms.find(TrainOnly)
+
+@pytest.mark.parametrize('workers', ['thread', 'process'])
+def test_cached_pictures_are_decoded_once(data, tmp_path, workers):
+    data.cache = PictureCache(8, 'disk', folder=tmp_path/'kept')
+    dl = Loader(data, bs=4, num_workers=2, workers=workers, device='cpu', seed=0)
+    a = list(dl.iter_from(0))
+    assert len(list((tmp_path/'kept').glob('*.npy'))) == 22
+    for f in data.items: f.touch() if f.stem == '3' else None
+    assert equal(a, list(dl.iter_from(0))) # 3.png looks changed and is decoded again
+    assert len(list((tmp_path/'kept').glob('*'))) == 23
+    assert data.new(item_tfms=data.item_tfms.valid()).cache is None # validation never comes from a cache

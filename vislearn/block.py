@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 
+from .cache import PictureCache, room_for
 from .core import did_you_mean, listify
 from .files import ColReader, ColSplitter, GrandparentSplitter, RandomSplitter, RegexLabeller, get_image_files, parent_label
-from .image import ItemPipeline, PILImage
+from .image import CropTransform, ItemPipeline, PILImage
 from .loaders import BatchPipeline, DataLoaders, Dataset, Loader, encode_labels, _brief
 from .targets import Category, MultiCategory, Regression, Target
 
@@ -200,11 +201,13 @@ class DataBlock:
         drop_last: bool = True, # leave out a last training batch that is not full
         seed: int|None = None, # of order and augmentation; None draws one from torch's global generator
         sampler: str|Sequence[float]|None = None, # 'balanced' draws every class equally often; or a weight per training item
+        cache: str|PictureCache|None = None, # keep decoded training pictures: 'ram', 'disk', or 'auto' for where there is room
     ) -> DataLoaders:
         "Data loaders for `source`."
         dss = self.datasets(source)
         if not self.blocks: raise ValueError('batches need blocks, such as DataBlock(blocks=(ImageBlock, CategoryBlock), ...)')
         tfms = BatchPipeline(self.batch_tfms)
+        dss.train.cache = _cache_for(cache, dss.train)
         common = dict(num_workers=num_workers, workers=workers, device=device, seed=seed)
         train = Loader(dss.train, bs, shuffle, drop_last, tfms, weights=_weights(sampler, dss.train), **common)
         rest = [Loader(ds, val_bs or bs, batch_tfms=tfms.valid(), **common) for ds in dss.sets[1:]]
@@ -240,6 +243,18 @@ def _weights(sampler: str|Sequence[float]|None, ds: Dataset) -> torch.Tensor|Non
     if sampler != 'balanced': raise ValueError(f"sampler is 'balanced' or a weight per training item, got {sampler!r}")
     if ds.y.ndim != 1 or ds.y.is_floating_point(): raise ValueError(f"sampler='balanced' needs one label per picture; {ds.target} has none or several. Give a weight per item")
     return 1/torch.bincount(ds.y, minlength=ds.target.c)[ds.y]
+
+def _cache_for(cache: str|PictureCache|None, ds: Dataset) -> PictureCache|None:
+    "The cache that `cache` asks for, sized by the crop that comes first."
+    if not isinstance(cache, str): return cache
+    if cache not in ('ram', 'disk', 'auto'): raise ValueError(f"cache is 'ram', 'disk', 'auto', None or a PictureCache; got {cache!r}")
+    first = next(iter(ds.item_tfms), None)
+    size = getattr(first, 'size', None)
+    if not isinstance(first, CropTransform) or size is None:
+        raise ValueError(f'a cache keeps what a first crop needs, but the first item transform is {first!r}; begin with Resize(size) or RandomResizedCrop(size)')
+    short = round(1.4*max(size))
+    where = room_for(len(ds)*short*short*4) if cache == 'auto' else cache # 4: three colours, a third longer than wide
+    return PictureCache(short, where) if where else None
 
 # %% ../nbs/07_block.ipynb #ab81cc71
 class ImageDataLoaders(DataLoaders):

@@ -17,6 +17,7 @@ import torch
 from fastcore.foundation import L
 from PIL import Image
 
+from .cache import PictureCache
 from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify
 from .image import ItemPipeline, get_grid, show_image
 from .targets import Target, Vocab
@@ -56,8 +57,9 @@ class Dataset:
         item_tfms: ItemPipeline|Callable|list|None = None, # from a source to x
         get_x: Callable|None = None, # from an item to a source; called on items that are not themselves paths, bytes or pictures
         name: str = 'training', # which set this is, for messages
+        cache: PictureCache|None = None, # keeps decoded pictures from one epoch to the next
     ):
-        self.items, self.y, self.target, self.get_x, self.name = L(items), y, target, get_x, name
+        self.items, self.y, self.target, self.get_x, self.name, self.cache = L(items), y, target, get_x, name, cache
         self.item_tfms = item_tfms if isinstance(item_tfms, ItemPipeline) else ItemPipeline(item_tfms)
         if y is not None and len(y) != len(self.items): raise ValueError(f'{len(self.items)} items but {len(y)} labels')
 
@@ -78,7 +80,9 @@ class Dataset:
         rng=None, # a random.Random for random transforms
     ) -> torch.Tensor: # (3,h,w) uint8
         "The picture of item `i` after the item transforms."
-        try: return self.item_tfms(self.source(i), rng)
+        try:
+            src = self.source(i)
+            return self.item_tfms(src if self.cache is None else self.cache(src, self.item_tfms.mode), rng)
         except Exception as e:
             e.add_note(f'while opening {self.name} item {i}: {_brief(self.items[i])}'); raise
 
@@ -92,9 +96,9 @@ class Dataset:
         item_tfms: ItemPipeline|None = None, # as now if not given
         name: str|None = None,
     ) -> 'Dataset':
-        "A data set like this one with other items (and their labels) or transforms."
+        "A data set like this one with other items (and their labels) or transforms; with other transforms it has no cache."
         if items is None: items, y = self.items, self.y
-        return Dataset(items, y, self.target, item_tfms or self.item_tfms, self.get_x, name or self.name)
+        return Dataset(items, y, self.target, item_tfms or self.item_tfms, self.get_x, name or self.name, None if item_tfms else self.cache)
 
     def __repr__(self): return f'Dataset({len(self)} {self.name} items, {self.target}, {self.item_tfms})'
 
