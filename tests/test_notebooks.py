@@ -17,10 +17,10 @@ from nbtools import NOTEBOOKS, ROOT, copy_tree, nbdev, read_nb, source
 MADE_ON = ROOT/'tests/outputs_made_on.json'
 
 def machine() -> dict[str, str]:
-    "What decides how sums are rounded: torch, and the processor's name."
+    "What decides how sums are rounded and things are printed: the versions, and the processor."
     info = Path('/proc/cpuinfo')
     name = re.search(r'model name\s*: (.+)', info.read_text()) if info.exists() else None
-    return {'torch': torch.__version__.split('+')[0], 'processor': name[1].strip() if name else platform.processor() or platform.machine(),
+    return {'python': '.'.join(platform.python_version_tuple()[:2]), 'torch': torch.__version__.split('+')[0], 'processor': name[1].strip() if name else platform.processor() or platform.machine(),
             'instructions': torch.backends.cpu.get_cpu_capability()}
 
 def run(nb: Path) -> list[dict]:
