@@ -10,6 +10,7 @@ __all__ = ['EVENTS', 'PRECISIONS', 'CancelStepException', 'CancelBackwardExcepti
 # %% ../nbs/11_loop.ipynb #45e125e4
 import inspect, itertools, math, re, signal, time, warnings
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -79,9 +80,9 @@ class Callback:
     def after_epoch(self, learn):
         "The epoch is done and its row is `learn.history[-1]`."
     def after_cancel_fit(self, learn):
-        "`CancelFitException` was raised."
+        "`CancelFitException` was raised, or Ctrl-C pressed (`learn.interrupted`)."
     def after_fit(self, learn):
-        "Training is over. Always called, also after an error or Ctrl-C (`learn.interrupted`): put things back here."
+        "Training is over. Always called, also after an error or Ctrl-C: put things back here."
 
     def state_dict(self) -> dict[str, Any]:
         "What a checkpoint must keep so that a resumed run goes on as if never stopped, as plain data."
@@ -255,6 +256,9 @@ class TrainLoop:
     interrupted: bool = False       # was the last fit stopped by Ctrl-C
     row: dict[str, Any]             # of the current epoch
     position: tuple[int, int] = (0, 0) # epoch, and training batches done in it
+    phase: int = 0                  # of a run in several fits, such as `fine_tune`
+    path: Path = Path('.')          # where models and logs go
+    model_dir: str = 'models'       # the folder in `path` for `save`
 
     def __init__(self,
         dls: Sequence[Iterable], # loaders: [0] to train on, [1] to judge by
@@ -271,7 +275,7 @@ class TrainLoop:
         self.metrics, self.precision, self.n_acc = metrics, precision, 0
         self.history: list[dict[str, Any]] = []
         self.cbs: list[Callback] = []
-        self.row, self.n_fits, self.smooth_loss, self._resume_at = {}, 0, SmoothLoss(), (0, 0)
+        self.row, self.n_fits, self.smooth_loss, self._ctrl_c = {}, 0, SmoothLoss(), _CtrlC()
         self.add_cbs(cbs)
 
     @property
@@ -368,18 +372,18 @@ class TrainLoop:
                 self._prepare(n_epoch, lr, start_epoch)
                 self('before_fit'); self._epochs()
             except CancelFitException: self('after_cancel_fit')
-            except KeyboardInterrupt: self.interrupted = True; print(self._where()); raise
+            except KeyboardInterrupt: self.interrupted = True; self('after_cancel_fit'); print(self._where()); raise
             finally: self._finish()
 
     def _prepare(self, n_epoch, lr, start_epoch):
-        self.n_epoch, self.position, self._resume_at = n_epoch, max((start_epoch, 0), self._resume_at), (0, 0)
-        self.interrupted, self.training, self._unstepped, self.smooth_loss = False, True, 0, SmoothLoss()
+        self.n_epoch, self.position, self.n_fits, self.smooth_loss = n_epoch, (start_epoch, 0), self.n_fits + 1, SmoothLoss()
+        self.interrupted, self.training, self._unstepped = False, True, 0
         self.model.to(self.device)
         if self.opt is None: self.create_opt()
         self.set_lr(self.lr if lr is None else lr)
         self._amp = resolve_precision(self.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
-        self._watch, self.n_fits = _LossWatch(self.device), self.n_fits + 1
+        self._watch = _LossWatch(self.device)
         self._buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self._good_buffers = [b.clone() for b in self._buffers]
 
@@ -393,7 +397,6 @@ class TrainLoop:
         for self.epoch in range(self.position[0], self.n_epoch):
             self.row = {'epoch': self.epoch}
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
-            self.position = (self.epoch+1, 0)
 
     def _do_epoch(self):
         start = time.perf_counter()
@@ -402,6 +405,7 @@ class TrainLoop:
         if len(self.dls) > 1 and len(self.dls[1]): self.row |= self._judge(self.dls[1])
         self.row['time'] = time.perf_counter() - start
         self.history.append(self.row)
+        self.position = (self.epoch+1, 0)
 
     def _do_train(self, dl):
         self.dl, self.n_iter, self.training = dl, len(dl), True
@@ -484,7 +488,7 @@ class TrainLoop:
                 if self.pred is None: continue
                 kept.append((self.pred, self.yb, self.xb.cpu() if with_input else None))
                 if self.loss is not None: n, total = n + len(self.xb), total + self.loss.detach()*len(self.xb)
-                if ctrl_c := getattr(self, '_ctrl_c', None): ctrl_c.check()
+                self._ctrl_c.check()
         with torch.no_grad(): self._with_events(batches, 'validate', CancelValidException)
         self.xb = self.yb = self.pred = self.loss = None
         if not kept: return None, None, None, None
