@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from vislearn import cleaner
-from vislearn.cleaner import Cleaner, CsvLabels, FolderLabels, Journal, file_lock, file_sha256, free_name, move_new
+from vislearn.cleaner import (ALL, DECIDED, DELETE, KEEP, Cleaner, CsvLabels, FolderLabels, Journal, Picture, Review,
+                              file_lock, file_sha256, free_name, move_new)
 
 N_SEQUENCES = 1000 if os.environ.get('VISLEARN_FULL') else 80
 classes = ['cat', 'dog', 'cow']
@@ -231,9 +232,9 @@ def test_follow(data):
     c.change('cat/1.jpg', 'dog'); c.delete('cat/2.jpg'); c.apply()
     c.change('dog/1_1.jpg', 'cow'); c.apply()
     now = c.follow(paths)
-    assert now[0] == (data/'cow/1_1.jpg', 'cow', False) and now[1][2] and now[2] == (paths[2], None, False)
+    assert now[0] == (data/'cow/1_1.jpg', 'cow', False) and now[1][2] and 2 not in now
     c.undo(); c.undo()
-    assert [(p, gone) for p, _, gone in c.follow(paths)] == [(p, False) for p in paths]
+    assert {i: (p, gone) for i, (p, _, gone) in c.follow(paths).items()} == {0: (paths[0], False), 1: (paths[1], False)}
     assert c.follow(paths)[0][1] == 'cat'
 
 # ---- CSV
@@ -255,7 +256,7 @@ def test_csv_with_folder_suffix_and_several_labels(data):
     c = Cleaner(data, CsvLabels('l.csv', 'image', 'tags', folder='cat', suff='.jpg', label_delim='|'))
     c.change('cat/1.jpg', ['c', 'd']); c.apply()
     assert (data/'l.csv').read_text() == 'image,tags\n1,c|d\n2,b\n'
-    assert c.follow(['cat/1.jpg']) == [(data/'cat/1.jpg', ['c', 'd'], False)]
+    assert c.follow(['cat/1.jpg']) == {0: (data/'cat/1.jpg', ['c', 'd'], False)}
     c.undo(); assert c.follow(['cat/1.jpg'])[0][1] == ['a', 'b']
 
 def test_csv_that_is_not_there_yet(data):
@@ -423,3 +424,62 @@ def test_killed_at_every_step_of_one_apply(data):
 def test_the_module_needs_neither_ipywidgets_nor_torch():
     code = "import sys, vislearn.cleaner; print([m for m in ('ipywidgets', 'IPython', 'torch', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+# ---- review
+def pictures(root, valid=False):
+    fs = sorted(f for f in root.rglob('*.jpg') if '.vislearn_trash' not in f.parts)
+    return [Picture(f, f.parent.name, [(f.parent.name, .5 + i/20)], loss=float(i), conf=.5 + i/20, score=-float(i)) for i, f in enumerate(fs)]
+
+@pytest.fixture
+def review(data): return Review(Cleaner(data), dict(Train=lambda: pictures(data), Valid=lambda: []), max_n=3)
+
+def names(ps): return [f'{p.path.parent.name}/{p.path.name}' for p in ps]
+
+def test_review_sorts_and_pages(review):
+    assert names(review.select()) == ['dog/3.jpg', 'dog/1.jpg', 'cat/2.jpg'] and (review.n, review.n_pages) == (4, 2)
+    assert names(review.select(page=1)) == ['cat/1.jpg'] and names(review.select(page=99)) == ['cat/1.jpg'] and review.page == 1
+    assert names(review.select(sort='confidence'))[0] == 'cat/1.jpg' and review.page == 0
+    assert names(review.select(sort='audit'))[0] == 'cat/1.jpg' and names(review.select(sort='name', cat='dog')) == ['dog/1.jpg', 'dog/3.jpg']
+    assert review.select(split='Valid') == [] and review.n_pages == 1
+
+def test_review_remembers_across_views_and_reviews(review, data):
+    review.select(cat='cat'); review.choose(0, DELETE); review.choose(1, 'dog')
+    review.select(cat='dog'); assert review.values() == [KEEP, KEEP]
+    assert names(review.select(cat=DECIDED)) == ['cat/2.jpg', 'cat/1.jpg'] and review.values() == [DELETE, 'dog']
+    other = Review(Cleaner(data), dict(Train=lambda: pictures(data)))
+    other.select(cat='cat'); assert other.values() == [DELETE, 'dog']
+    other.choose(0, KEEP); other.choose(1, 'cat')                     # its own label: nothing to do
+    assert review.cleaner.counts() == dict(delete=0, change=0)
+
+def test_review_follows_apply_undo_and_deletes_by_hand(review, data):
+    review.select(cat='cat'); review.choose(0, 'dog'); review.choose(1, DELETE); review.cleaner.apply()
+    assert review.select(cat='cat') == [] and names(review.select(cat='dog')) == ['dog/3.jpg', 'dog/1.jpg', 'dog/2.jpg']
+    review.choose(2, 'cow'); review.cleaner.apply()
+    assert names(review.select(cat='cow')) == ['cow/2.jpg']
+    review.cleaner.restore_all()
+    assert names(review.select(cat='cat')) == ['cat/2.jpg', 'cat/1.jpg'] and review.select(cat='cow') == []
+    (data/'cat/2.jpg').unlink()
+    assert names(review.select(cat='cat')) == ['cat/1.jpg']
+
+def test_review_of_an_old_list(data):
+    old = pictures(data)
+    c = Cleaner(data); c.delete('cat/1.jpg'); c.change('cat/2.jpg', 'dog'); c.apply()
+    r = Review(Cleaner(data), dict(Train=lambda: old))
+    assert names(r.select(cat='dog')) == ['dog/3.jpg', 'dog/1.jpg', 'dog/2.jpg'] and r.select(cat='cat') == []
+
+def test_review_with_several_labels(data):
+    ps = [Picture(data/'cat/1.jpg', ['cat', 'indoor']), Picture(data/'dog/1.jpg', [])]
+    r = Review(Cleaner(data, CsvLabels('l.csv', rows=[(p.path.relative_to(data).as_posix(), p.label, False) for p in ps])), dict(Train=lambda: ps))
+    assert names(r.select(cat='indoor')) == ['cat/1.jpg']
+    r.choose(0, ['indoor', 'cat']); assert r.values() == [KEEP]       # order does not matter
+    r.choose(0, ['cat']); r.cleaner.apply()
+    assert r.select(cat='indoor') == [] and (data/'l.csv').read_text() == 'fname,label,is_valid\ncat/1.jpg,cat,False\ndog/1.jpg,,False\n'
+    r.select(cat=ALL); r.choose(1, ['dog']); r.cleaner.apply()
+    assert (data/'l.csv').read_text().endswith('dog/1.jpg,dog,False\n')
+
+def test_review_of_relative_paths(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    fs = [Path(data.name)/'cat/1.jpg', Path(data.name)/'cat/2.jpg']
+    r = Review(Cleaner(data.name), dict(Train=lambda: [Picture(f, 'cat') for f in fs]))
+    r.choose(0, DELETE); r.cleaner.apply()
+    assert [p.path for p in r.select()] == fs[1:]
