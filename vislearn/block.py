@@ -202,12 +202,14 @@ class DataBlock:
         seed: int|None = None, # of order and augmentation; None draws one from torch's global generator
         sampler: str|Sequence[float]|None = None, # 'balanced' draws every class equally often; or a weight per training item
         cache: str|PictureCache|None = None, # keep decoded training pictures: 'ram', 'disk', or 'auto' for where there is room
+        bad_images: str = 'skip', # leave out pictures that can't be opened and report them (stopping at 5 % or a whole class), or 'raise'
     ) -> DataLoaders:
         "Data loaders for `source`."
         dss = self.datasets(source)
         if not self.blocks: raise ValueError('batches need blocks, such as DataBlock(blocks=(ImageBlock, CategoryBlock), ...)')
         tfms = BatchPipeline(self.batch_tfms)
         dss.train.cache = _cache_for(cache, dss.train)
+        for ds in dss.sets: ds.bad_images = bad_images
         common = dict(num_workers=num_workers, workers=workers, device=device, seed=seed)
         train = Loader(dss.train, bs, shuffle, drop_last, tfms, weights=_weights(sampler, dss.train), **common)
         rest = [Loader(ds, val_bs or bs, batch_tfms=tfms.valid(), **common) for ds in dss.sets[1:]]
