@@ -74,7 +74,7 @@ def test_state_goes_to_disk_and_back(tmp_path):
     q = nn.Parameter(p.data.clone()); again = Adam([dict(params=[q], layer=0, name='x', lr_mult=1.)], lr=.5)
     again.load_state_dict(torch.load(tmp_path/'opt.pth', weights_only=True))
     r = nn.Parameter(p.data.clone()); theirs = torch.optim.AdamW([dict(params=[r], layer=0, name='x', lr_mult=1.)])
-    theirs.load_state_dict(opt.state_dict())
+    theirs.load_state_dict(torch.load(tmp_path/'opt.pth', weights_only=True))
     for o, x in ((opt, p), (again, q), (theirs, r)): train(o, x, 1)
     assert torch.equal(p, q) and torch.allclose(p, r)
 
