@@ -132,6 +132,11 @@ def test_fused_is_the_same_in_any_pieces(threads, fmt):
     torch.testing.assert_close(a, Pipeline(ts)(x, rng(7)), atol=1e-6, rtol=0)
     assert a.is_contiguous(memory_format=fmt)
 
+def test_repr_is_short_and_tells_the_difference():
+    assert repr(Rotate(20)) == 'Rotate(max_deg=20.0)' and repr(Flip()) == 'Flip()'
+    assert hash(Rotate(20)) != hash(Rotate(21)) and Rotate(20) == Rotate(20.) != Rotate(21)
+    assert 'Flip' in repr(Resample([Flip(), Rotate()])) and '{' not in repr(aug_transforms())
+
 def test_fused_validates_and_travels(xb):
     f = Fused([*aug_transforms(size=20), Normalize(*imagenet_stats)])
     assert [type(t) for t in f.valid().tfms] == [ResizeBatch, Normalize] and Fused(aug_transforms()).valid() is None

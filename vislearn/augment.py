@@ -9,7 +9,7 @@ __all__ = ['imagenet_stats', 'cifar_stats', 'mnist_stats', 'to_float', 'BatchTra
            'setup_aug_tfms', 'aug_transforms', 'Fused', 'fuse']
 
 # %% ../nbs/04_augment.ipynb #9e0e4b11
-import math
+import inspect, math
 from typing import Any, Callable, Sequence
 
 import torch
@@ -62,6 +62,10 @@ class BatchTransform(Transform):
         if isinstance(x, Tensor) and x.ndim == 4 and (x.dtype == torch.uint8 or x.is_floating_point()): return
         seen = f'shape {tuple(x.shape)}, {x.dtype}' if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{type(self).__name__} works on a batch (bs,c,h,w) of uint8 or float, but got {seen}; it belongs in batch_tfms, not item_tfms")
+
+    def __repr__(self): # only what is not the default, for these have many arguments
+        usual, params = inspect.signature(type(self).__init__).parameters, self.params()
+        return f"{type(self).__name__}({', '.join(f'{k}={getattr(self, k)!r}' for k, v in params.items() if v != usual[k].default)})"
 
 # %% ../nbs/04_augment.ipynb #a19106e2
 imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) # mean, std of each channel, 0-1
