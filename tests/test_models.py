@@ -223,3 +223,43 @@ def test_conv_layer():
     assert ConvLayer(3, 4, stride=2)(x).shape == (2, 4, 4, 4) and ConvLayer(3, 4)[0].bias is None and ConvLayer(3, 4, norm_type=None)[0].bias is not None
     for kind in NormType: assert ConvLayer(3, 4, norm_type=kind)(x).isfinite().all()
     assert ConvLayer(3, 4, norm_type=NormType.BatchZero)[1].weight.eq(0).all()
+
+def test_a_head_that_pools_by_itself():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(96, 2)
+        def forward(self, x): return self.lin(x.amax((2, 3)))
+    model = make('test_resnet', custom_head=Head())
+    x = torch.rand(2, 3, 64, 64)
+    assert model(x).shape == (2, 2) and model.features(x).shape == (2, 96) and model.config() is None
+    with pytest.raises(ValueError, match='Flatten'): model.classify(model.features(x))
+
+def test_weights_in_the_caches_need_no_network(monkeypatch, tmp_path):
+    import timm, torchvision
+    from safetensors.torch import save_file
+    monkeypatch.setattr(models, '_reach', lambda url, timeout=3: pytest.fail(f'asked for {url}'))
+    whole = timm.create_model('test_resnet')
+    snapshot = tmp_path/'hf'/'models--timm--test_resnet.r160_in1k'/'snapshots'/'abc'
+    snapshot.mkdir(parents=True); save_file(whole.state_dict(), snapshot/'model.safetensors')
+    (snapshot.parents[1]/'refs').mkdir(); (snapshot.parents[1]/'refs'/'main').write_text('abc')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hf'))
+    assert torch.equal(create_model('test_resnet', 2).body.net.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
+    tv = torchvision.models.shufflenet_v2_x0_5()
+    file = tmp_path/'checkpoints'/Path(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    file.parent.mkdir(); torch.save(tv.state_dict(), file)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    for weights in (True, 'IMAGENET1K_V1', torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1):
+        assert torch.equal(create_model('tv:shufflenet_v2_x0_5', 2, pretrained=weights).body.conv1[0].weight, tv.conv1[0].weight)
+    with pytest.raises(ValueError, match="IMAGENET1K_V1"): create_model('tv:shufflenet_v2_x0_5', 2, pretrained='IMAGENET1K_V9')
+
+def test_a_failed_download_says_so(monkeypatch):
+    monkeypatch.setattr(models, '_reach', lambda url, timeout=3: None)
+    def full_disk(): raise OSError(28, 'No space left on device')
+    with pytest.raises(WeightsError, match='No space left'): models._fetch('resnet18', 'https://example.org/x', full_disk)
+
+def test_xresnets():
+    from vislearn.xresnet import xresnet18, xresnet50
+    assert sum(p.numel() for p in xresnet50().parameters()) == 25_576_264 # as timm's resnet50d, the same design
+    model = create_model(xresnet18, 3, pretrained=False).eval()
+    assert model.features(torch.rand(2, 3, 32, 32)).shape == (2, 1024)

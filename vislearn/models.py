@@ -532,7 +532,9 @@ class VisionModel(nn.Module):
 
     def classify(self, feats: Tensor) -> Tensor:
         "Predictions (bs,n_out) from what `features` gave: `classify(features(xb))` is `forward(xb)`."
-        return self.head[self._n_pool:](feats) if self._n_pool else self.head(feats)
+        if self._n_pool: return self.head[self._n_pool:](feats)
+        if getattr(self.body, 'is_map', False): raise ValueError("this model's own head has no Flatten layer, so it can't be told where its pooling ends")
+        return self.head(feats)
 
     def config(self) -> dict|None:
         "The arguments of `create_model` that make this model again (without its weights), as plain data; None if it holds a module of your own."
