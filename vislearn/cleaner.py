@@ -412,10 +412,12 @@ class Cleaner:
         return Plan(ops, refused+more, _rel(trash, self.root))
 
     def apply(self, dry_run: bool=False) -> Plan:
-        "Carry out the open decisions; what is refused stays open, its reason in the result's `refused`."
+        "Carry out the open decisions; what is refused stays open (unless its file is no more), its reason in the result's `refused`."
         if dry_run: return self.plan()
         with self._writing():
             plan = self.plan()
+            for p,_ in plan.refused:
+                if not os.path.lexists(self.root/p): self.journal.append(dict(t='decide', path=p, sha256=None, do='keep'))
             if not plan.ops: return plan
             for o in plan.ops: self._write_contents(o)
             self.journal.append(dict(t='start', batch=len(self.state.batches), way='apply', time=Path(plan.trash).name,
