@@ -109,6 +109,7 @@ def save_bundle(
     item_tfms: ItemPipeline, # of validation
     batch_tfms: BatchPipeline, # of validation
     precision: str = 'fp32', # 'fp32', 'bf16', 'fp16' or 'auto'
+    bs: int = 64, # pictures per batch; with the same, `get_preds` gives the same to the last bit
 ) -> Path:
     "Write everything prediction needs into one file of plain data."
     config = model.config() if hasattr(model, 'config') else None
@@ -116,7 +117,7 @@ def save_bundle(
     state = {'format': 'vislearn', 'version': FORMAT, 'made_with': {'vislearn': __version__, 'torch': str(torch.__version__)},
              'config': config, 'model_class': type(model).__name__, 'weights': weights, 'channels_last': _is_channels_last(model),
              'target': target.to_dict(), 'mode': item_tfms.mode, 'item_tfms': _as_list(item_tfms), 'batch_tfms': _as_list(batch_tfms),
-             'steps': [repr(o) for o in (*item_tfms, *batch_tfms)], 'precision': precision}
+             'steps': [repr(o) for o in (*item_tfms, *batch_tfms)], 'precision': precision, 'bs': bs}
     return atomic_save(state, path)
 
 def _is_channels_last(model: nn.Module) -> bool:
@@ -192,7 +193,7 @@ class Predictor:
         batch_tfms: BatchPipeline, # of validation: (bs,3,h,w) -> float
         device: str|torch.device|None = None, # None chooses
         precision: str = 'fp32', # 'fp32', 'bf16', 'fp16' or 'auto'
-        get_x: Callable|None = None, # from an item to what is opened, as `Dataset.source`
+        get_x: Callable|None = None, # from an item to what is opened
     ):
         self.device = default_device(device)
         self.model, self.target, self.item_tfms, self.batch_tfms, self.get_x = model.to(self.device).eval(), target, item_tfms, batch_tfms, get_x
@@ -219,6 +220,12 @@ class Predictor:
         "Label(s), decision and probabilities of one picture."
         y = self.target.decide(probs)
         return self.target.decode(y), y, probs
+
+    def show(self,
+        x: Tensor, # (3,h,w) uint8, from `open`
+    ) -> Tensor: # (3,h,w) float 0-1
+        "A picture as the network sees it, for showing."
+        return self.batch_tfms.decode(self.batch_tfms(x[None]))[0]
 
     def predict(self,
         item: Any, # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)

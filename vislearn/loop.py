@@ -259,6 +259,9 @@ class TrainLoop:
     phase: int = 0                  # of a run in several fits, such as `fine_tune`
     path: Path = Path('.')          # where models and logs go
     model_dir: str = 'models'       # the folder in `path` for `save`
+    mid_batch: bool = False         # has a batch begun that is not done
+    unstepped: int = 0              # pictures whose gradients wait for a step, when gradients are accumulated
+    resuming: dict|None = None      # the checkpoint that the next fit goes on from
 
     def __init__(self,
         dls: Sequence[Iterable], # loaders: [0] to train on, [1] to judge by
@@ -377,8 +380,8 @@ class TrainLoop:
 
     def _prepare(self, n_epoch, lr, start_epoch):
         self.n_epoch, self.position, self.n_fits, self.smooth_loss = n_epoch, (start_epoch, 0), self.n_fits + 1, SmoothLoss()
-        self.interrupted, self.training, self._unstepped = False, True, 0
-        self.model.to(self.device)
+        self.interrupted, self.training, self.mid_batch, self.unstepped = False, True, False, 0
+        self._to_device()
         if self.opt is None: self.create_opt()
         self.set_lr(self.lr if lr is None else lr)
         self._amp = resolve_precision(self.precision, self.device)
@@ -386,6 +389,12 @@ class TrainLoop:
         self._watch = _LossWatch(self.device)
         self._buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self._good_buffers = [b.clone() for b in self._buffers]
+
+    def _to_device(self):
+        self.model.to(self.device)
+        if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
+
+    def _train_mode(self): self.model.train()
 
     def _finish(self):
         try: self('after_fit')
@@ -409,7 +418,7 @@ class TrainLoop:
 
     def _do_train(self, dl):
         self.dl, self.n_iter, self.training = dl, len(dl), True
-        self.model.train()
+        self._train_mode()
         self._with_events(self._train_batches, 'train', CancelTrainException)
 
     def _train_batches(self):
@@ -423,8 +432,9 @@ class TrainLoop:
 
     def _one_batch(self, batch):
         self.xb, *y = (o.to(self.device, non_blocking=True) for o in batch)
-        self.yb, self.pred, self.loss = y[0] if y else None, None, None
+        self.yb, self.pred, self.loss, self.mid_batch = y[0] if y else None, None, None, True
         self._with_events(self._do_batch, 'batch', CancelBatchException)
+        self.mid_batch = False
 
     def _do_batch(self):
         with self._autocast(): self.pred = self.model(self.xb) # (bs,c)
@@ -437,9 +447,9 @@ class TrainLoop:
         self._with_events(self._backward, 'backward', CancelBackwardException)
         self._stop_if_not_finite()
         self.smooth_loss.add(self.loss)
-        self.loss, self._unstepped = self.loss.detach(), self._unstepped + len(self.xb)
-        if self._unstepped < self.n_acc: return
-        self._unstepped = 0
+        self.loss, self.unstepped = self.loss.detach(), self.unstepped + len(self.xb)
+        if self.unstepped < self.n_acc: return
+        self.unstepped = 0
         self._with_events(self._step, 'step', CancelStepException)
         self.opt.zero_grad(set_to_none=True)
 
@@ -479,7 +489,8 @@ class TrainLoop:
     def _gather(self, dl: Iterable, with_input: bool = False) -> tuple[Tensor|None, ...]:
         "Logits (n,c), targets, inputs (or None) of all batches of `dl` on the CPU, and their mean loss."
         self.dl, self.n_iter, self.training, kept, n, total = dl, len(dl), False, [], 0, 0.
-        self.model.to(self.device).eval()
+        self._to_device()
+        self.model.eval()
         self._amp = resolve_precision(self.precision, self.device)
         def batches():
             nonlocal n, total
@@ -504,7 +515,7 @@ class TrainLoop:
         target = getattr(self.dls, 'target', None)
         try: res = compute_metric(f, preds, targs, target.probs(preds) if target else None)
         except Exception as e: e.add_note(f'in the metric {name!r}, given preds {tuple(preds.shape)} and targs {tuple(targs.shape)}'); raise
-        return res.item() if isinstance(res, Tensor) and res.numel() == 1 else res
+        return res.item() if hasattr(res, 'item') and getattr(res, 'size', 1) in (1, ()) or isinstance(res, Tensor) and res.numel() == 1 else res
 
     def validate(self,
         ds_idx: int = 1, # 0 training items (without augmentation), 1 validation items
