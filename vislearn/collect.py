@@ -24,7 +24,6 @@ _decoding = threading.Semaphore(2)   # a picture of the largest size allowed tak
 
 def picture_suffix(data:bytes)->str:
     "The suffix that fits some bytes, all of which have been decoded; `ValueError` if they are no usable picture."
-    if data[:256].lstrip().lower().startswith((b'<!doctype html',b'<html')): raise ValueError('a web page, not a picture')
     try:
         with _decoding: open_image(data)
     except ImageError as e: raise ValueError(str(e).partition('is not a usable picture: ')[2] or str(e)) from None

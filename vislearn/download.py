@@ -390,7 +390,7 @@ class DownloadReport(L):
     @property
     def paths(self)->L:
         "The files, each once."
-        return L(dict.fromkeys(o.path for o in self if o.path))
+        return L(list(dict.fromkeys(o.path for o in self if o.path)))
     def __repr__(self)->str:
         whys = Counter((o.status,o.reason) for o in self if o.reason).most_common(12)
         return '\n'.join([f'{len(self)} URLs: '+', '.join(f'{n} {s}' for s,n in self.counts().items()), *(f'  {n:4} {s}: {why}' for (s,why),n in whys)])
