@@ -711,11 +711,10 @@ class Interpretation:
         picture: Any, # a position in this set, or a picture
         k: int = 9, # how many
     ) -> Table: # of item, label, similarity (-1 to 1) and position
-        "The pictures of this set most like one, by the angle between embeddings from their mean."
+        "The pictures of this set most like one, by the angle between embeddings."
         own = int(picture) if isinstance(picture, (int, np.integer)) else None
-        mean = self.embeddings.mean(0)
         q = self.embeddings[own] if own is not None else embed(self.learn.model, [(self._batch([picture]),)])[0]
-        sim = F.cosine_similarity(self.embeddings - mean, (q - mean)[None])
+        sim = F.cosine_similarity(self.embeddings, q[None])
         order = [i for i in sim.argsort(descending=True, stable=True).tolist() if i != own][:k]
         label = lambda i: None if self.targs is None else self.target.show(self.targs[i])
         return Table([dict(item=self.items[i], label=label(i), similarity=float(sim[i]), position=i) for i in order], ['item', 'label', 'similarity', 'position'])
