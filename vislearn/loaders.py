@@ -28,8 +28,8 @@ from .targets import Target, Vocab
 def _is_picture(o: Any) -> bool: return isinstance(o, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, torch.Tensor))
 
 def _brief(o: Any, width: int = 200) -> str:
-    "`o` in a few words, for messages."
-    s = str(o) if isinstance(o, (str, os.PathLike)) else repr(o)
+    "`o` in a few words, for messages; what a file's name could do to a terminal is escaped."
+    s = str(o) if isinstance(o, (str, os.PathLike)) and str(o).isprintable() else repr(o)
     return s if len(s) <= width else s[:width] + '...'
 
 def encode_labels(
@@ -56,6 +56,7 @@ class BadFile:
     item: Any
     split: str # the set it belongs to
     reason: str
+    kind: str # 'missing', 'unreadable', 'empty', 'not a picture', 'damaged', 'too large' or 'values'
 
 class Dataset:
     "Items as `(x, y)`: x a (3,h,w) uint8 picture, y the encoded label; `(x,)` where there are no labels."
@@ -73,7 +74,7 @@ class Dataset:
         if bad_images not in ('raise', 'skip'): raise ValueError(f"bad_images is 'raise' or 'skip', got {bad_images!r}")
         self.items, self.y, self.target, self.get_x, self.name, self.cache = L(items), y, target, get_x, name, cache
         self.bad_images, self.max_bad = bad_images, max_bad
-        self.bad: dict[int, str] = {} # why these positions could not be used
+        self.bad: dict[int, tuple[str, str]] = {} # why these positions could not be used: reason and kind
         self.item_tfms = item_tfms if isinstance(item_tfms, ItemPipeline) else ItemPipeline(item_tfms)
         if y is not None and len(y) != len(self.items): raise ValueError(f'{len(self.items)} items but {len(y)} labels')
 
@@ -118,20 +119,20 @@ class Dataset:
     @property
     def bad_files(self) -> L:
         "The items that could not be used so far."
-        return L(BadFile(self.items[i], self.name, why) for i, why in sorted(self.bad.items()))
+        return L(BadFile(self.items[i], self.name, *why) for i, why in sorted(self.bad.items()))
 
     def note_bad(self,
-        found: dict[int, str], # position -> reason
+        found: dict[int, tuple[str, str]], # position -> reason and kind
     ) -> None:
         "Remember and report bad pictures; an `ImageError` when there are too many for bad luck."
-        for i in found.keys() - self.bad.keys(): warnings.warn(f'skipping {self.name} item {i}: {found[i]}', stacklevel=2)
+        for i in found.keys() - self.bad.keys(): warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
         self.bad |= found
         n, what = len(self.bad), None
         if n > max(1, self.max_bad*len(self)): what = f'{n} of {len(self)} {self.name} pictures'
         elif self.y is not None and self.y.ndim == 1 and self.vocab:
             lost = Counter(self.y[list(self.bad)].tolist())
             what = next((f'all {k} {self.name} pictures of {self.vocab[c]!r}' for c, k in lost.items() if k == int((self.y == c).sum())), None)
-        if what: raise ImageError(f'{what} can not be used; the first: {self.bad[min(self.bad)]}. More than {self.max_bad:.0%}, or a whole class, points to a '
+        if what: raise ImageError(f'{what} can not be used; the first: {self.bad[min(self.bad)][0]}. More than {self.max_bad:.0%}, or a whole class, points to a '
                                   'common cause: look at dls.bad_files, mend or remove them (verify_images finds them)')
 
     def __repr__(self): return f'Dataset({len(self)} {self.name} items, {self.target}, {self.item_tfms})'
@@ -180,14 +181,14 @@ class _Shipped(torch.utils.data.Dataset):
 
     def __getitem__(self, job): return _load(self.dataset, *job)
 
-def _load(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, str], tuple]:
+def _load(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, tuple[str, str]], tuple]:
     "The positions that could be read, why others could not, and their batch (xb,) or (xb, yb) on the CPU, xb uint8."
     xs, read, bad = [], [], {}
     for i, e in zip(idxs, epochs):
         try: xs.append(dataset.x(i, item_rng(seed, e, i))); read.append(i)
         except ImageError as err:
             if dataset.bad_images == 'raise': raise
-            bad[i] = str(err)
+            bad[i] = str(err), err.kind
     xb = stack_pictures(xs, [dataset.items[i] for i in read]) if xs else torch.empty(0)
     return read, bad, (xb,) if dataset.y is None else (xb, dataset.y[read])
 
@@ -449,7 +450,7 @@ class DataLoaders:
 
     @property
     def bad_files(self) -> L:
-        "The items that could not be used so far, with the set they belong to and the reason."
+        "The items that could not be used so far, with the set they belong to, the reason and its kind."
         return L(b for dl in self.loaders for b in dl.dataset.bad_files)
 
     def bad_files_csv(self,
@@ -458,7 +459,7 @@ class DataLoaders:
         "Write `bad_files` as a CSV table; returns its path."
         import csv
         with open(fname, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
-            csv.writer(f).writerows([('item', 'split', 'reason'), *((b.item, b.split, b.reason) for b in self.bad_files)])
+            csv.writer(f).writerows([('item', 'split', 'kind', 'reason'), *((b.item, b.split, b.kind, b.reason) for b in self.bad_files)])
         return Path(fname)
 
     def to(self,
