@@ -323,7 +323,7 @@ class Loader:
         if self._procs is None:
             todo = []
             self._procs = todo, torch.utils.data.DataLoader(_Shipped(self), batch_size=None, sampler=todo, num_workers=self.num_workers,
-                                                            persistent_workers=True, pin_memory=self.device.type == 'cuda')
+                                                            persistent_workers=True, pin_memory=self.device.type == 'cuda', generator=torch.Generator().manual_seed(self.seed))
         todo, procs = self._procs
         todo[:] = [(j, [epoch]*len(j), self.seed) for j in jobs]
         return iter(procs)
