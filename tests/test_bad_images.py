@@ -10,7 +10,7 @@ from torch import nn
 from bad_images import SEEDS, Kind, enc, exif, kinds, picture
 from vislearn.bundle import bundle_pipelines, load_bundle, save_bundle
 from vislearn.files import get_image_files
-from vislearn.image import ImageError, ItemPipeline, RandomResizedCrop, Resize, open_image
+from vislearn.image import ImageError, ItemPipeline, RandomResizedCrop, Resize, open_image, read_header
 from vislearn.loaders import BatchPipeline, DataLoaders, Dataset, Loader
 from vislearn.targets import Category
 from vislearn.verify import verify_images
@@ -62,6 +62,16 @@ def test_right_pixels_or_a_reason(k, corpus):
         grey = verdict(path, mode='L')
         want = (k.pixels @ [.299, .587, .114])
         assert grey.shape == (1, *k.pixels.shape[:2]) and np.abs(grey[0].numpy() - want).mean() <= k.tol + 1
+
+def test_headers_agree_with_pixels(corpus):
+    for k in KINDS:
+        if k.pixels is None or not isinstance(k.make, bytes): continue
+        h = read_header(corpus/k.name)
+        assert (h.height, h.width) == k.pixels.shape[:2] or k.id == 'png turned after its pixels', k.id
+        assert h == read_header(k.make)
+    for k in KINDS:
+        if k.kind in ('empty', 'missing', 'not a picture', 'too large') and isinstance(k.make, bytes) and 'passes' not in k.id:
+            with pytest.raises(ImageError, match=k.why): read_header(corpus/k.name)
 
 def test_names_in_messages_are_harmless(corpus):
     "No line break, escape sequence or reversed text of a file name reaches the terminal."
