@@ -65,6 +65,6 @@ def imported(code: str, package: str = 'vislearn') -> list[tuple[str, bool]]:
             star, mod = any(a.name == '*' for a in o.names), o.module or ''
             if not o.level and mod.split('.')[0] != package: continue
             name = mod if o.level else mod.partition('.')[2]
-            res += [(name.split('.')[0], star)] if name else [(a.name, star) for a in o.names]
+            res += [(name.split('.')[0], star)] if name else [(a.name, star) for a in o.names if not a.name.startswith('__')]
         elif isinstance(o, ast.Import): res += [(a.name.split('.')[1], False) for a in o.names if a.name.startswith(package+'.')]
     return res

@@ -11,13 +11,13 @@ ROOM_ONLY: dict[str, str|None] = {
     'block': 'TargetBlock RawDataset',
     'bundle': 'PLAIN_NAMES FORMAT pickle_names io_of bundle_model bundle_pipelines',
     'callbacks': '''NOT_IN_TRIALS progress_mode format_time text_row html_table suggest_lrs atomic_save writable model_file save_model load_model set_bn_eval
-                    get_rng_state set_rng_state read_run''',
+                    get_rng_state set_rng_state read_run plain_data''',
     'core': 'check_kwargs suggest did_you_mean item_rng batch_rng tfm_to_dict tfm_from_dict',
     'files': 'Scan scan_files read_col column image_extensions progress_bar',
-    'image': 'Cut apply_cut ItemPipeline CropTransform SquishCrop image_formats max_pixels to_tensor',
+    'image': 'Header read_header Cut apply_cut ItemPipeline CropTransform SquishCrop image_formats max_pixels to_tensor',
     'interpret': '''palette shorten Table confusion plot_confusion confused_classes plot_confusion_multi plot_pr plot_roc plot_reliability rescale fit_temperature
                     divide_logits best_threshold plot_threshold show_heat embed pca plot_map''',
-    'learner': 'norm_params set_trainable PrettyString model_summary show_predictions tta_dl left_as_it_was add_normalize',
+    'learner': 'norm_params set_trainable PrettyString model_summary show_predictions tta_dl left_as_it_was add_normalize RECIPES set_bn_momentum',
     'loaders': 'encode_labels BatchPipeline stack_pictures default_workers',
     'loop': 'on SmoothLoss item_losses resolve_precision fast_bf16 PRECISIONS EVENTS',
     'metrics': 'metric_name metric_names compute_metric',
