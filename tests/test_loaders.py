@@ -7,7 +7,7 @@ from PIL import Image
 
 from vislearn.cache import PictureCache
 from vislearn.core import Transform
-from vislearn.image import FlipItem, ImageError, Resize
+from vislearn.image import FlipItem, ImageError, ItemPipeline, Resize
 from vislearn.loaders import DataLoaders, Dataset, Loader
 from vislearn.targets import Category
 
@@ -94,3 +94,11 @@ def test_cached_pictures_are_decoded_once(data, tmp_path, workers):
     assert equal(a, list(dl.iter_from(0))) # 3.png looks changed and is decoded again
     assert len(list((tmp_path/'kept').glob('*'))) == 23
     assert data.new(item_tfms=data.item_tfms.valid()).cache is None # validation never comes from a cache
+
+def test_torchvision_transforms_are_welcome(data):
+    v2 = pytest.importorskip('torchvision.transforms.v2')
+    ds = data.new(item_tfms=ItemPipeline([v2.Resize((9, 9)), v2.RandomHorizontalFlip(1.), v2.ToImage()]))
+    xb, _ = Loader(ds, bs=4, num_workers=2, device='cpu', batch_tfms=[v2.RandomAffine(10), v2.Normalize([.5]*3, [.5]*3)]).one_batch()
+    assert xb.shape == (4, 3, 9, 9) and xb.dtype == torch.float32 and xb.min() < 0
+    one = Loader(data.new(item_tfms=ItemPipeline(v2.Compose([v2.CenterCrop(6), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))), bs=4, device='cpu').one_batch()
+    assert one[0].shape == (4, 3, 6, 6) and one[0].max() <= 1
