@@ -456,4 +456,13 @@ def test_two_processes_and_a_killed_one_make_one_set(tmp_path):
     assert not [o for o in tmp_path.iterdir() if not o.name.startswith('.')]       # nobody finds half a set
     ps = [start() for _ in range(2)]
     for p in ps: assert p.wait(60)==0; p.stdout.close()
-    assert [o.name for o in tmp_path.iterdir() if not o.name.startswith('.')]==['pictures-4x64-0']
+    assert [o.name for o in tmp_path.iterdir() if not o.name.startswith('.')]==['pictures-4x64-0-v1']
+
+def test_resizing_keeps_small_ones_and_leaves_out_broken_ones(tmp_path):
+    src = tmp_path/'a'; src.mkdir()
+    for name,data in (('big.jpg',picture(0,size=(400,200))), ('small.png',picture(1,'PNG')), ('cut.jpg',PICS[0][:200])): (src/name).write_bytes(data)
+    exif = Image.Exif(); exif[274] = 6; Image.new('RGB',(300,100)).save(src/'lying.jpg', exif=exif)
+    before = (src/'small.png').read_bytes(); out = collect.resize_images(src, max_size=100, dest=src)      # in place, as in fastai's course
+    assert [f.name for f in out]==['big.jpg','lying.jpg','small.png'] and (src/'small.png').read_bytes()==before
+    assert Image.open(src/'big.jpg').size==(100,50) and Image.open(src/'lying.jpg').size[1]==100 and (src/'cut.jpg').read_bytes()==PICS[0][:200]
+    assert {o.name for o in src.iterdir()}=={'big.jpg','small.png','cut.jpg','lying.jpg'}

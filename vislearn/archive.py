@@ -22,13 +22,13 @@ class ArchiveError(ValueError):
 @dataclass(frozen=True)
 class Member:
     "One entry of an archive."
-    name:str                     # as it stands there
-    kind:str                     # 'file', 'folder', or what else it is
-    size:int                     # bytes, as announced
-    open:Callable[[],BinaryIO]   # its contents
+    name: str                     # as it stands there
+    kind: str                     # 'file', 'folder', or what else it is
+    size: int                     # bytes, as announced
+    open: Callable[[],BinaryIO]   # its contents
 
 # %% ../nbs/01b_archive.ipynb #4d5f4a3f
-def safe_path(name:str)->Path:
+def safe_path(name: str) -> Path:
     "`name` as a relative path that stays below wherever it is put; `ArchiveError` if it doesn't."
     if name.startswith('/') or re.match('[A-Za-z]:', name): raise ArchiveError(f'{name!r} is an absolute path')
     if '\\' in name or '\0' in name: raise ArchiveError(f'{name!r} is no portable name')
@@ -40,31 +40,31 @@ def safe_path(name:str)->Path:
 # %% ../nbs/01b_archive.ipynb #8131b03b
 class _Guarded:
     "A stream that refuses to be read in huge pieces."
-    def __init__(self, f:BinaryIO): self.f,self.seek,self.tell,self.close = f,f.seek,f.tell,f.close
-    def read(self, n:int=-1)->bytes:
+    def __init__(self, f: BinaryIO): self.f,self.seek,self.tell,self.close = f,f.seek,f.tell,f.close
+    def read(self, n: int=-1) -> bytes:
         if not 0<=n<=2**26: raise ArchiveError(f'a header of {n:,} bytes')
         return self.f.read(n)
 
-def _tar_kind(m:tarfile.TarInfo)->str:
+def _tar_kind(m: tarfile.TarInfo) -> str:
     kinds = dict(file=m.isreg(), folder=m.isdir(), link=m.issym() or m.islnk(), device=m.ischr() or m.isblk(), pipe=m.isfifo())
     return next((k for k,is_it in kinds.items() if is_it), 'entry of an unknown kind')
 
-def _tar_members(fname:Path, opener:Callable)->Iterator[Member]:
+def _tar_members(fname: Path, opener: Callable) -> Iterator[Member]:
     with opener(fname,'rb') as f, tarfile.open(fileobj=_Guarded(f), mode='r:') as tar:
         for m in tar: yield Member(m.name, _tar_kind(m), m.size, lambda m=m: tar.extractfile(m))
 
 # %% ../nbs/01b_archive.ipynb #2a728f5d
-def _zip_kind(m:zipfile.ZipInfo)->str:
+def _zip_kind(m: zipfile.ZipInfo) -> str:
     if m.flag_bits & 1: return 'file that is locked with a password'
     mode = m.external_attr>>16 if m.create_system==3 else 0
     return 'link' if stat.S_ISLNK(mode) else 'folder' if m.is_dir() else 'file' if stat.S_IFMT(mode) in (0,stat.S_IFREG) else 'entry of an unknown kind'
 
-def _zip_members(fname:Path)->Iterator[Member]:
+def _zip_members(fname: Path) -> Iterator[Member]:
     with zipfile.ZipFile(fname) as z:
         for m in z.infolist(): yield Member(m.orig_filename, _zip_kind(m), m.file_size, lambda m=m: z.open(m))
 
 # %% ../nbs/01b_archive.ipynb #95966be1
-def read_members(fname:str|Path)->Iterator[Member]:
+def read_members(fname: str|Path) -> Iterator[Member]:
     "The entries of a tar (plain, gzip, bzip2, xz) or zip file, in order."
     with open(fname, 'rb') as f: head = f.read(512)
     if head[:4] in (b'PK\3\4',b'PK\5\6'): return _zip_members(Path(fname))
@@ -73,7 +73,7 @@ def read_members(fname:str|Path)->Iterator[Member]:
     return _tar_members(Path(fname), opener or open)
 
 # %% ../nbs/01b_archive.ipynb #afb79d56
-def _copy(m:Member, to:Path):
+def _copy(m: Member, to: Path):
     "Write the bytes of `m`, no more and no fewer than announced, to a new file."
     to.parent.mkdir(parents=True, exist_ok=True); left = m.size
     with m.open() as src, open(to,'xb') as dst:
@@ -84,7 +84,7 @@ def _copy(m:Member, to:Path):
     if left: raise ArchiveError(f'{m.name!r} is cut short: {left:,} of {m.size:,} bytes are missing')
 
 # %% ../nbs/01b_archive.ipynb #7df532fe
-def _unpack(fname:Path, dest:Path, max_files:int, max_bytes:int, max_ratio:float):
+def _unpack(fname: Path, dest: Path, max_files: int, max_bytes: int, max_ratio: float):
     total,allowed = 0,min(max_bytes, max_ratio*fname.stat().st_size+2**20)
     for i,m in enumerate(progress_bar(read_members(fname), desc='unpacking')):
         path = dest/safe_path(m.name); total += m.size
@@ -98,13 +98,13 @@ def _unpack(fname:Path, dest:Path, max_files:int, max_bytes:int, max_ratio:float
 _damage = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, RuntimeError, NotImplementedError, UnicodeError)
 
 def extract_archive(
-    fname:str|Path,              # tar (plain, .gz, .bz2, .xz) or zip
-    dest:str|Path,               # a new folder
-    max_files:int=2_000_000,     # entries
-    max_bytes:int=100_000_000_000, # of all files together
-    max_ratio:float=200,         # unpacked to packed
-    strip:bool=True,             # take off a single folder that holds everything
-)->Path:
+    fname: str|Path,              # tar (plain, .gz, .bz2, .xz) or zip
+    dest: str|Path,               # a new folder
+    max_files: int=2_000_000,     # entries
+    max_bytes: int=100_000_000_000, # of all files together
+    max_ratio: float=200,         # unpacked to packed
+    strip: bool=True,             # take off a single folder that holds everything
+) -> Path:
     "Unpack plain files and folders, all or nothing; `ArchiveError` for links, devices, names that lead out, duplicates, bombs and damage."
     fname,dest = Path(fname),Path(dest); tmp = dest.parent/f'.unpacking-{uuid4().hex}'
     if dest.exists(): raise FileExistsError(f'{dest} exists already')

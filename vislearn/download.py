@@ -29,12 +29,12 @@ from .draw import draw_picture, kinds
 from .files import progress_bar
 
 # %% ../nbs/02_download.ipynb #0f366c9c
-def vislearn_home()->Path:
+def vislearn_home() -> Path:
     "The folder for what is kept between runs: `$VISLEARN_HOME`, or `~/.cache/vislearn`."
     return Path(os.environ.get('VISLEARN_HOME') or Path.home()/'.cache'/'vislearn')
 
 # %% ../nbs/02_download.ipynb #25a1793e
-def _save(im:Image.Image, f:Path, rng:np.random.Generator):
+def _save(im: Image.Image, f: Path, rng: np.random.Generator):
     style,quality,exif = rng.random(),int(rng.integers(60,95)),im.getexif()
     if f.suffix=='.png': return im.save(f)
     if style<.05: im = im.convert('L')
@@ -46,7 +46,7 @@ _breaks = dict(truncated=lambda b: b[:len(b)*2//5], empty=lambda b: b'',
                html=lambda b: b'<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>Not Found</body></html>')
 
 # %% ../nbs/02_download.ipynb #f8ca1798
-def _draw_broken(path:Path, n:int, size:int, seed:int)->dict:
+def _draw_broken(path: Path, n: int, size: int, seed: int) -> dict:
     "Broken files beside the `n` good ones of some classes, with what is wrong with each."
     bad = {}
     for j,how in enumerate(('truncated','empty','html','truncated','truncated','html','empty')[:max(3,n*len(kinds)//40)]):
@@ -56,7 +56,7 @@ def _draw_broken(path:Path, n:int, size:int, seed:int)->dict:
     return bad
 
 # %% ../nbs/02_download.ipynb #36a59809
-def _draw_classes(path:Path, n:int, size:int, seed:int, clean:bool)->dict:
+def _draw_classes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
     "A folder of `n` pictures for each kind of thing, and a record of the faults put in."
     names,swapped = list(kinds),{}; rng = np.random.default_rng((seed,len(names)))
     wrong = set() if clean else set(rng.choice(n*len(names), n*len(names)//33, replace=False).tolist())
@@ -70,7 +70,7 @@ def _draw_classes(path:Path, n:int, size:int, seed:int, clean:bool)->dict:
     return dict(mislabelled=swapped, damaged={} if clean else _draw_broken(path, n, size, seed))
 
 # %% ../nbs/02_download.ipynb #96a796a4
-def _draw_scenes(path:Path, n:int, size:int, seed:int, clean:bool)->dict:
+def _draw_scenes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
     "`train` and `val` (4:1), `n` pictures a label in all, each with its `metadata.csv`, and a record of the faults put in."
     names,swapped = list(kinds),{}; rng = np.random.default_rng((seed,len(names),1)); total = n*len(names)
     for part,ids in (('train',range(total*4//5)),('val',range(total*4//5,total))):
@@ -85,18 +85,20 @@ def _draw_scenes(path:Path, n:int, size:int, seed:int, clean:bool)->dict:
     return dict(mislabelled=swapped, damaged={})
 
 # %% ../nbs/02_download.ipynb #c71e9c15
+_edition = 'v1'   # to be raised when the drawings change, so that no old set is taken for a new one
+
 def sample_data(
-    name:str='pictures',    # 'pictures' (one label, class folders) or 'scenes' (several labels, `metadata.csv`)
-    n_per_class:int=50,     # pictures drawn, for each of the six classes
-    size:int=400,           # pixels, the longest side there is; pictures come in several sizes up to it
-    seed:int=0,             # another seed, other pictures
-    clean:bool=False,       # leave out the damaged and the mislabelled files
-    home:Path|str=None,     # folder for the sets; default `vislearn_home()/'samples'`
-)->Path:
+    name: str='pictures',    # 'pictures' (one label, class folders) or 'scenes' (several labels, `metadata.csv`)
+    n_per_class: int=50,     # pictures drawn, for each of the six classes
+    size: int=400,           # pixels, the longest side there is; pictures come in several sizes up to it
+    seed: int=0,             # another seed, other pictures
+    clean: bool=False,       # leave out the damaged and the mislabelled files
+    home: Path|str=None,     # folder for the sets; default `vislearn_home()/'samples'`
+) -> Path:
     "The folder of a data set that the library draws itself the first time it is asked for (about 10 s)."
     sets = dict(pictures=_draw_classes, scenes=_draw_scenes)
     if name not in sets: raise ValueError(f"no built-in data set {name!r}; there are {list(sets)}")
-    path = Path(home or vislearn_home()/'samples')/f"{name}-{n_per_class}x{size}-{seed}{'-clean' if clean else ''}"
+    path = Path(home or vislearn_home()/'samples')/f"{name}-{n_per_class}x{size}-{seed}{'-clean' if clean else ''}-{_edition}"
     if path.exists(): return path
     tmp = path.parent/f'.drawing-{uuid4().hex}'; tmp.mkdir(parents=True)
     try:
@@ -112,21 +114,21 @@ def sample_data(
 @dataclass(frozen=True)
 class Limits:
     "What fetching one URL may cost."
-    total:float|None=60              # seconds for all tries, pauses included; None: no limit
-    connect:float=5                  # seconds to reach the server
-    read:float=10                    # seconds without a byte
-    tries:int=3                      # for faults that may pass: busy, cut short, no answer
-    max_bytes:int|None=20_000_000    # after unpacking; None: no limit
-    redirects:int=5
-    patience:float=30                # seconds, the longest pause a busy server may ask for
-    allow_private:bool=True          # addresses of this machine and the local network; False in a server that fetches for others
+    total: float|None=60              # seconds for all tries, pauses included; None: no limit
+    connect: float=5                  # seconds to reach the server
+    read: float=10                    # seconds without a byte
+    tries: int=3                      # for faults that may pass: busy, cut short, no answer
+    max_bytes: int|None=20_000_000    # after unpacking; None: no limit
+    redirects: int=5
+    patience: float=30                # seconds, the longest pause a busy server may ask for
+    allow_private: bool=True          # addresses of this machine and the local network; False in a server that fetches for others
 
 class FetchError(OSError):
     "A URL that gave nothing; the message says why, `again` how many seconds later another try makes sense (None: never)."
-    def __init__(self, why:str, again:float|None=None): super().__init__(why); self.again = again
+    def __init__(self, why: str, again: float|None=None): super().__init__(why); self.again = again
 
 # %% ../nbs/02_download.ipynb #b5ca4a59
-def clean_url(url:str)->str:
+def clean_url(url: str) -> str:
     "`url` as it can be sent: http or https, every odd character percent-encoded, no fragment."
     try: parts = urlsplit(str(url).strip()); host,port = parts.hostname,parts.port
     except ValueError as e: raise FetchError(f'not a URL ({e})') from None
@@ -138,7 +140,7 @@ def clean_url(url:str)->str:
     return urlunsplit((parts.scheme, host+(f':{port}' if port else ''), quote(parts.path,safe) or '/', quote(parts.query,safe), ''))
 
 # %% ../nbs/02_download.ipynb #337f0ba0
-def is_public(address:str)->bool:
+def is_public(address: str) -> bool:
     "Whether an IP address belongs to the open internet, whatever other address is wrapped inside it."
     ip = ipaddress.ip_address(address.partition('%')[0]); inner = [ip]
     if ip.version==6:
@@ -147,7 +149,7 @@ def is_public(address:str)->bool:
     return all(o.is_global and not o.is_multicast for o in inner)
 
 # %% ../nbs/02_download.ipynb #ba223163
-def _connect(address:tuple, timeout:float, source:tuple|None, allow_private:bool)->socket.socket:
+def _connect(address: tuple, timeout: float, source: tuple|None, allow_private: bool) -> socket.socket:
     "A connection to the first address of a host that answers."
     found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)   # (family, kind, protocol, name, (ip, port, ...))
     if not allow_private and (bad := [o[4][0] for o in found if not is_public(o[4][0])]):
@@ -161,10 +163,10 @@ def _connect(address:tuple, timeout:float, source:tuple|None, allow_private:bool
 # %% ../nbs/02_download.ipynb #8ecbe293
 class _Timed(io.RawIOBase):
     "The bytes of a socket until a deadline."
-    def __init__(self, raw:io.RawIOBase, sock:socket.socket, deadline:float, read:float):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float, read: float):
         self.raw,self.sock,self.deadline,self.read_limit = raw,sock,deadline,read
-    def readable(self)->bool: return True
-    def readinto(self, b:bytearray)->int:
+    def readable(self) -> bool: return True
+    def readinto(self, b: bytearray) -> int:
         left = self.deadline-time.monotonic()
         if left<=0: raise TimeoutError
         self.sock.settimeout(min(left, self.read_limit))
@@ -172,13 +174,13 @@ class _Timed(io.RawIOBase):
     def close(self): self.raw.close(); super().close()
 
 class _Response(http.client.HTTPResponse):
-    def __init__(self, sock:socket.socket, *args, deadline:float, read:float, **kwargs):
+    def __init__(self, sock: socket.socket, *args, deadline: float, read: float, **kwargs):
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock, deadline, read))
 
 # %% ../nbs/02_download.ipynb #e96f5927
 @functools.cache
-def _tls()->ssl.SSLContext:
+def _tls() -> ssl.SSLContext:
     "Trust what this machine trusts, and the usual authorities."
     import certifi
     context = ssl.create_default_context(); context.load_verify_locations(certifi.where())
@@ -186,19 +188,19 @@ def _tls()->ssl.SSLContext:
 
 class _Web(urllib.request.HTTPHandler):
     "http and https within limits."
-    def __init__(self, limits:Limits, deadline:float): super().__init__(); self.limits,self.deadline = limits,deadline
-    def _make(self, cls:type)->Callable:
-        def make(host:str, **kwargs)->http.client.HTTPConnection:
+    def __init__(self, limits: Limits, deadline: float): super().__init__(); self.limits,self.deadline = limits,deadline
+    def _make(self, cls: type) -> Callable:
+        def make(host: str, **kwargs) -> http.client.HTTPConnection:
             c = cls(host, **kwargs)
             c._create_connection = functools.partial(_connect, allow_private=self.limits.allow_private)
             c.response_class = functools.partial(_Response, deadline=self.deadline, read=self.limits.read)
             return c
         return make
-    def http_open(self, req:urllib.request.Request): return self.do_open(self._make(http.client.HTTPConnection), req)
-    def https_open(self, req:urllib.request.Request): return self.do_open(self._make(http.client.HTTPSConnection), req, context=_tls())
+    def http_open(self, req: urllib.request.Request): return self.do_open(self._make(http.client.HTTPConnection), req)
+    def https_open(self, req: urllib.request.Request): return self.do_open(self._make(http.client.HTTPSConnection), req, context=_tls())
     https_request = urllib.request.HTTPHandler.http_request
 
-def _opener(limits:Limits, deadline:float)->urllib.request.OpenerDirector:
+def _opener(limits: Limits, deadline: float) -> urllib.request.OpenerDirector:
     "What sends requests; it knows no scheme but two, and follows no redirects."
     o = urllib.request.OpenerDirector()
     proxies = urllib.request.ProxyHandler(None if limits.allow_private else {})   # through a proxy, the address could not be judged
@@ -209,18 +211,18 @@ def _opener(limits:Limits, deadline:float)->urllib.request.OpenerDirector:
 _headers = {'User-Agent':'Mozilla/5.0 (compatible; vislearn)', 'Accept':'image/*,*/*;q=.5', 'Accept-Encoding':'identity'}
 _busy = {408, 425, 429, 500, 502, 503, 504}
 
-def _pause(headers:http.client.HTTPMessage)->float:
+def _pause(headers: http.client.HTTPMessage) -> float:
     "Seconds to wait, as a busy server asks in `Retry-After`: a number or a date."
     when = headers.get('Retry-After') or '0'
     try: return max(0., float(when)) if re.fullmatch(r'[\d.]+', when.strip()) else max(0., parsedate_to_datetime(when).timestamp()-time.time())
     except ValueError: return 0.
 
-def _refusal(e:urllib.error.HTTPError)->FetchError:
+def _refusal(e: urllib.error.HTTPError) -> FetchError:
     phrase = HTTPStatus(e.code).phrase if e.code in set(HTTPStatus) else 'unknown answer'
     return FetchError(f'{e.code} {phrase}', _pause(e.headers) if e.code in _busy else None)
 
 # %% ../nbs/02_download.ipynb #72506ea0
-def _open_url(url:str, limits:Limits, deadline:float, headers:dict)->tuple[str,http.client.HTTPResponse]:
+def _open_url(url: str, limits: Limits, deadline: float, headers: dict) -> tuple[str,http.client.HTTPResponse]:
     "The final URL and the open answer, after at most `limits.redirects` redirects."
     opener = _opener(limits, deadline)
     for _ in range(limits.redirects+1):
@@ -233,13 +235,13 @@ def _open_url(url:str, limits:Limits, deadline:float, headers:dict)->tuple[str,h
     raise FetchError(f'more than {limits.redirects} redirects')
 
 # %% ../nbs/02_download.ipynb #610005e9
-def _unpacker(encoding:str)->Callable[[bytes,int],bytes]:
+def _unpacker(encoding: str) -> Callable[[bytes,int],bytes]:
     "A function (bytes, most that may come out) -> bytes for a Content-Encoding."
     if encoding in ('','identity'): return lambda data,most: data
     if encoding not in ('gzip','x-gzip','deflate'): raise FetchError(f'the server packs with {encoding[:20]!r}, which was not asked for')
     return zlib.decompressobj(47).decompress
 
-def _pour(resp:http.client.HTTPResponse, out:BinaryIO, limits:Limits, stop:threading.Event, on_bytes:Callable|None)->int:
+def _pour(resp: http.client.HTTPResponse, out: BinaryIO, limits: Limits, stop: threading.Event, on_bytes: Callable|None) -> int:
     "Copy the body of an answer to `out`; returns the number of bytes."
     n,most = 0,limits.max_bytes or 2**62; unpack = _unpacker((resp.headers.get('Content-Encoding') or '').strip().lower())
     length,too_big = resp.length,f'larger than {most:,} bytes'
@@ -254,7 +256,7 @@ def _pour(resp:http.client.HTTPResponse, out:BinaryIO, limits:Limits, stop:threa
     return n
 
 # %% ../nbs/02_download.ipynb #6826f193
-def _explain(e:Exception, limits:Limits, deadline:float)->FetchError:
+def _explain(e: Exception, limits: Limits, deadline: float) -> FetchError:
     "Any failure on the way as a `FetchError`; trouble with our own disk is not among them."
     if isinstance(e, FetchError): return e
     if isinstance(e, urllib.error.URLError) and isinstance(e.reason, Exception): return _explain(e.reason, limits, deadline)
@@ -271,13 +273,13 @@ def _explain(e:Exception, limits:Limits, deadline:float)->FetchError:
 
 # %% ../nbs/02_download.ipynb #570f105e
 def fetch(
-    url:str,
-    out:BinaryIO,                          # where the bytes go; emptied before each try
-    limits:Limits=Limits(),
-    stop:threading.Event|None=None,        # set it to give up
-    headers:dict|None=None,                # beyond the usual
-    on_bytes:Callable|None=None,           # told the size of each piece, and of the whole if the server said it
-)->tuple[str,int]:                         # final URL, bytes
+    url: str,
+    out: BinaryIO,                          # where the bytes go; emptied before each try
+    limits: Limits=Limits(),
+    stop: threading.Event|None=None,        # set it to give up
+    headers: dict|None=None,                # beyond the usual
+    on_bytes: Callable|None=None,           # told the size of each piece, and of the whole if the server said it
+) -> tuple[str,int]:                         # final URL, bytes
     "Fetch `url` within `limits`; `FetchError` says why not."
     stop = stop or threading.Event(); deadline = time.monotonic()+(limits.total or 1e9)
     for i in range(limits.tries):
@@ -292,7 +294,7 @@ def fetch(
         if stop.wait(pause): raise FetchError('stopped')
 
 # %% ../nbs/02_download.ipynb #68fd5df7
-def url_name(url:str)->str:
+def url_name(url: str) -> str:
     "A file name from the last part of a URL's path: no folders, no odd characters, not too long."
     name = re.sub(r'[^\w.,()+\-]', '_', unquote(urlsplit(str(url)).path.rstrip('/').rpartition('/')[2])).strip('._ ')
     stem,dot,suffix = name.rpartition('.')
@@ -303,9 +305,9 @@ def url_name(url:str)->str:
 # %% ../nbs/02_download.ipynb #8410ce3d
 _me = uuid4().hex[:8]   # this run of the program
 
-def _part(f:Path)->Path: return f.with_name(f'.{_me}-{os.getpid()}-{uuid4().hex[:8]}.part')
+def _part(f: Path) -> Path: return f.with_name(f'.{_me}-{os.getpid()}-{uuid4().hex[:8]}.part')
 
-def _in_use(part:Path)->bool:
+def _in_use(part: Path) -> bool:
     "Whether the program that writes a `.part` file may still be at it."
     try: me,pid,_ = part.name[1:].split('-'); pid = int(pid)
     except ValueError: return True                                                # not one of ours
@@ -316,13 +318,13 @@ def _in_use(part:Path)->bool:
     except PermissionError: return True
     return pid!=os.getpid()
 
-def _clean_parts(dest:Path):
+def _clean_parts(dest: Path):
     "Remove what a killed run left behind."
     for f in dest.glob('.*-*-*.part'):
         if not _in_use(f): f.unlink(missing_ok=True)
 
 # %% ../nbs/02_download.ipynb #3a49156f
-def _write(f:Path, data:bytes):
+def _write(f: Path, data: bytes):
     "Put a whole file in place, or none."
     part = _part(f)
     try:
@@ -333,29 +335,29 @@ def _write(f:Path, data:bytes):
 # %% ../nbs/02_download.ipynb #a0869096
 class _byte_bar:
     "Counts bytes on a bar; called with the size of each piece."
-    def __init__(self, show:bool, desc:str):
+    def __init__(self, show: bool, desc: str):
         bar = progress_bar((), desc=desc) if show else (); self.bar = bar if hasattr(bar,'update') else None
         if self.bar is not None: self.bar.unit,self.bar.unit_scale = 'B',True
     def __enter__(self): return self
     def __exit__(self, *exc):
         if self.bar is not None: self.bar.close()
-    def __call__(self, n:int, total:int|None):
+    def __call__(self, n: int, total: int|None):
         if self.bar is not None: self.bar.total = total; self.bar.update(n)
 
 # %% ../nbs/02_download.ipynb #39067ea7
-def _check_sha256(f:Path, sha256:str|None):
+def _check_sha256(f: Path, sha256: str|None):
     if sha256 is None: return
     with open(f,'rb') as o: found = hashlib.file_digest(o,'sha256').hexdigest()
     if found!=sha256.lower(): raise FetchError(f'the file has the sha256 {found}, not {sha256}')
 
 def download_url(
-    url:str,
-    dest:str|Path|None=None,      # file, or folder; default: the URL's own name, here
-    timeout:float|None=None,      # seconds in all; None: as long as bytes keep coming
-    show_progress:bool=True,      # a bar, where somebody is watching
-    max_bytes:int|None=None,      # None: no limit
-    sha256:str|None=None,         # what the file must hash to
-)->Path:
+    url: str,
+    dest: str|Path|None=None,      # file, or folder; default: the URL's own name, here
+    timeout: float|None=None,      # seconds in all; None: as long as bytes keep coming
+    show_progress: bool=True,      # a bar, where somebody is watching
+    max_bytes: int|None=None,      # None: no limit
+    sha256: str|None=None,         # what the file must hash to
+) -> Path:
     "Download one file, whole or not at all, and return its path; `FetchError` says why not."
     dest = Path(dest or '.'); dest = dest/url_name(url) if dest.is_dir() else dest
     dest.parent.mkdir(parents=True, exist_ok=True); _clean_parts(dest.parent); part = _part(dest)
@@ -370,43 +372,43 @@ def download_url(
 @dataclass
 class Download:
     "What became of one URL."
-    url:str
-    status:str                # 'ok', 'failed' or 'skipped'
-    reason:str=''             # of a failure or a skip
-    path:Path|None=None       # the file that holds it, also if it was there before
-    n_bytes:int=0
-    seconds:float=0.
-    final_url:str=''          # after redirects
+    url: str
+    status: str                # 'ok', 'failed' or 'skipped'
+    reason: str=''             # of a failure or a skip
+    path: Path|None=None       # the file that holds it, also if it was there before
+    n_bytes: int=0
+    seconds: float=0.
+    final_url: str=''          # after redirects
 
 class DownloadReport(L):
     "A `Download` for each URL, in their order."
-    def _new(self, items:Iterable, *args, **kwargs)->L: return L(items, *args, **kwargs)
-    def of(self, status:str)->L:
+    def _new(self, items: Iterable, *args, **kwargs) -> L: return L(items, *args, **kwargs)
+    def of(self, status: str) -> L:
         "Those with this status: 'ok', 'failed' or 'skipped'."
         return L(o for o in self if o.status==status)
-    def counts(self)->dict[str,int]:
+    def counts(self) -> dict[str,int]:
         "How many are ok, failed and skipped."
         return {s: len(self.of(s)) for s in ('ok','failed','skipped')}
     @property
-    def paths(self)->L:
+    def paths(self) -> L:
         "The files, each once."
         return L(list(dict.fromkeys(o.path for o in self if o.path)))
-    def __repr__(self)->str:
+    def __repr__(self) -> str:
         whys = Counter((o.status,o.reason) for o in self if o.reason).most_common(12)
         return '\n'.join([f'{len(self)} URLs: '+', '.join(f'{n} {s}' for s,n in self.counts().items()), *(f'  {n:4} {s}: {why}' for (s,why),n in whys)])
-    def _repr_html_(self)->None: return None
-    def to_csv(self, fname:str|Path)->Path:
+    def _repr_html_(self) -> None: return None
+    def to_csv(self, fname: str|Path) -> Path:
         "Write a table with a row for each URL."
         with open(fname, 'w', newline='', encoding='utf-8') as f:
             w = csv.DictWriter(f, _fields); w.writeheader(); w.writerows(map(_row, self))
         return Path(fname)
 
 _fields = ['url','status','reason','file','n_bytes','seconds','final_url']
-def _row(o:Download)->dict:
+def _row(o: Download) -> dict:
     return {**{k: v for k,v in asdict(o).items() if k in _fields}, 'file':o.path.name if o.path else '', 'seconds':round(o.seconds,2)}
 
 # %% ../nbs/02_download.ipynb #73f54c9d
-def _known(dest:Path)->dict[str,Download]:
+def _known(dest: Path) -> dict[str,Download]:
     "What `downloads.csv` remembers of files that are still there."
     f,known = dest/'downloads.csv',{}
     for line in f.read_text(encoding='utf-8', errors='replace').splitlines() if f.exists() else []:
@@ -418,22 +420,22 @@ def _known(dest:Path)->dict[str,Download]:
 
 class _Diary:
     "`downloads.csv`, a row at a time, so that little is lost when the program is killed."
-    def __init__(self, dest:Path):
+    def __init__(self, dest: Path):
         f = dest/'downloads.csv'; new = not f.exists() or not f.stat().st_size
         torn = not new and not f.read_bytes().endswith(b'\n')
         self.f = open(f, 'a', newline='', encoding='utf-8'); self.w = csv.DictWriter(self.f, _fields)
         if torn: self.f.write('\r\n')
         if new: self.w.writeheader()
-    def add(self, o:Download): self.w.writerow(_row(o)); self.f.flush()
+    def add(self, o: Download): self.w.writerow(_row(o)); self.f.flush()
     def close(self): self.f.close()
 
 # %% ../nbs/02_download.ipynb #8251ce2f
-def _by_host(urls:list[str])->dict[str,deque]:
+def _by_host(urls: list[str]) -> dict[str,deque]:
     queues = defaultdict(deque)
     for i,url in enumerate(urls): queues[urlsplit(url).netloc if '://' in url else ''].append(i)
     return queues
 
-def _run_polite(ex:ThreadPoolExecutor, job:Callable[[int],Download], queues:dict[str,deque], n_workers:int, per_host:int)->Iterator[tuple[int,Download]]:
+def _run_polite(ex: ThreadPoolExecutor, job: Callable[[int],Download], queues: dict[str,deque], n_workers: int, per_host: int) -> Iterator[tuple[int,Download]]:
     "Run `job(i)` for all queued i, at most `per_host` of one host at a time; yields (i, result) as they are done."
     busy,running = {},Counter()
     while busy or any(queues.values()):
@@ -444,22 +446,22 @@ def _run_polite(ex:ThreadPoolExecutor, job:Callable[[int],Download], queues:dict
             yield i,done.result()
 
 # %% ../nbs/02_download.ipynb #6cbbf5c0
-def _marked(stem:str, url:str)->str: return f'{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}'
+def _marked(stem: str, url: str) -> str: return f'{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}'
 
 class _Fetcher:
     "Fetches, checks and stores the URLs of one call."
-    def __init__(self, urls:list[str], dest:Path, check:Callable|None, limits:Limits, max_total:int, preserve:bool):
+    def __init__(self, urls: list[str], dest: Path, check: Callable|None, limits: Limits, max_total: int, preserve: bool):
         self.urls,self.dest,self.check,self.limits,self.left,self.preserve = urls,dest,check,limits,max_total,preserve
         self.stop,self.lock,self.seen = threading.Event(),threading.Lock(),set()
         stems = Counter(self.stem(o).casefold() for o in urls); self.shared = {s for s,n in stems.items() if n>1}
 
-    def stem(self, url:str)->str: return Path(url_name(url)).stem
+    def stem(self, url: str) -> str: return Path(url_name(url)).stem
 
-    def count(self, n:int, total:int|None):
+    def count(self, n: int, total: int|None):
         with self.lock: self.left -= n
         if self.left<0: self.stop.set()
 
-    def __call__(self, i:int)->Download:
+    def __call__(self, i: int) -> Download:
         rec,t = Download(self.urls[i],'failed'),time.monotonic()
         if self.left<=0: return replace(rec, status='skipped', reason='the limit for the whole download is reached')
         try:
@@ -471,7 +473,7 @@ class _Fetcher:
         rec.seconds = time.monotonic()-t
         return rec
 
-    def keep(self, rec:Download, data:bytes):
+    def keep(self, rec: Download, data: bytes):
         "Store `data` under its name, unless the same is there."
         if not data: raise FetchError('the answer is empty')
         suffix = self.check(data) if self.check else Path(url_name(rec.url)).suffix
@@ -480,13 +482,13 @@ class _Fetcher:
         if self.preserve and is_new and rec.path.exists() and rec.path.read_bytes()!=data: rec.path = self.dest/(_marked(Path(rec.path.name).stem,rec.url)+suffix)
         if is_new and not rec.path.exists(): _write(rec.path, data)
 
-    def own_name(self, url:str)->str:
+    def own_name(self, url: str) -> str:
         "A stem from the URL, marked where another URL has the same."
         stem = self.stem(url)
         return _marked(stem, url) if stem.casefold() in self.shared else stem
 
 # %% ../nbs/02_download.ipynb #9402caff
-def _tidy(records:list[Download])->DownloadReport:
+def _tidy(records: list[Download]) -> DownloadReport:
     "Among those that share a file, the first is ok and the others are skipped, whichever came first in time."
     first = {}
     for o in records:
@@ -495,17 +497,17 @@ def _tidy(records:list[Download])->DownloadReport:
 
 # %% ../nbs/02_download.ipynb #946e511e
 def download_urls(
-    dest:str|Path,                     # folder; made if need be
-    urls:Iterable[str],
-    check:Callable[[bytes],str]|None=None, # returns the suffix for some bytes, or raises ValueError with what is wrong; default: keep the URL's
-    n_workers:int=8,                   # at once
-    per_host:int=2,                    # at once from one host
-    timeout:float=60,                  # seconds for one URL, tries and pauses included
-    max_bytes:int=20_000_000,          # of one file
-    max_total:int=20_000_000_000,      # of all files
-    preserve_filename:bool=False,      # name files after their URLs, not after their content
-    allow_private:bool=True,           # see `Limits`
-)->DownloadReport:
+    dest: str|Path,                     # folder; made if need be
+    urls: Iterable[str],
+    check: Callable[[bytes],str]|None=None, # returns the suffix for some bytes, or raises ValueError with what is wrong; default: keep the URL's
+    n_workers: int=8,                   # at once
+    per_host: int=2,                    # at once from one host
+    timeout: float=60,                  # seconds for one URL, tries and pauses included
+    max_bytes: int=20_000_000,          # of one file
+    max_total: int=20_000_000_000,      # of all files
+    preserve_filename: bool=False,      # name files after their URLs, not after their content
+    allow_private: bool=True,           # see `Limits`
+) -> DownloadReport:
     "Download many URLs into a folder and account for each; what a former call with this folder got is not fetched again."
     dest,urls = Path(dest),[str(o).strip() for o in urls]; dest.mkdir(parents=True, exist_ok=True); _clean_parts(dest)
     job = _Fetcher(urls, dest, check, Limits(timeout, max_bytes=max_bytes, allow_private=allow_private), max_total, preserve_filename)
@@ -538,22 +540,22 @@ class URLs:
     PASCAL_2007,PASCAL_2012,COCO_TINY,COCO_SAMPLE = _local+'pascal_2007.tgz',_local+'pascal_2012.tgz',_coco+'coco_tiny.tgz',_coco+'coco_sample.tgz'
 
     @staticmethod
-    def path(url:str='.', c_key:str='archive')->Path:
+    def path(url: str='.', c_key: str='archive') -> Path:
         "Where `untar_data` keeps the archive of a URL (or, with `c_key='data'`, its folder)."
         name = url_name(url); return vislearn_home()/c_key/(name if c_key=='archive' else _bare(name))
 
-def _bare(name:str)->str: return re.sub(r'(?i)\.(tar\.\w+|tgz|tbz2?|txz|tar|zip)$', '', name)
+def _bare(name: str) -> str: return re.sub(r'(?i)\.(tar\.\w+|tgz|tbz2?|txz|tar|zip)$', '', name)
 
 # %% ../nbs/02_download.ipynb #bc7f9b9c
 def untar_data(
-    url:str,                       # of a tar or zip file: `URLs.PETS`
-    archive:str|Path|None=None,    # folder for the downloaded file; default `vislearn_home()/'archive'`
-    data:str|Path|None=None,       # folder for the unpacked one; default `vislearn_home()/'data'`
-    force_download:bool=False,     # even if it is there
-    base:str|Path|None=None,       # instead of `vislearn_home()`
-    sha256:str|None=None,          # what the file must hash to
-    timeout:float|None=None,       # seconds for the download; None: as long as bytes keep coming
-)->Path:
+    url: str,                       # of a tar or zip file: `URLs.PETS`
+    archive: str|Path|None=None,    # folder for the downloaded file; default `vislearn_home()/'archive'`
+    data: str|Path|None=None,       # folder for the unpacked one; default `vislearn_home()/'data'`
+    force_download: bool=False,     # even if it is there
+    base: str|Path|None=None,       # instead of `vislearn_home()`
+    sha256: str|None=None,          # what the file must hash to
+    timeout: float|None=None,       # seconds for the download; None: as long as bytes keep coming
+) -> Path:
     "Download and unpack a data set once, and return its folder; `FetchError` or `ArchiveError` say why not."
     base = Path(base or vislearn_home()); name = url_name(url); path = Path(data or base/'data')/_bare(name); fname = Path(archive or base/'archive')/name
     if path.exists() and not force_download: return path

@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 # %% ../nbs/01a_draw.ipynb #0af155a6
 def noise(
-    rng:np.random.Generator, # where the randomness comes from
-    h:int,                   # pixels
-    w:int,                   # pixels
-    cells:float=6,           # blobs along the longer side at the coarsest scale
-    octaves:int=3,           # scales, each twice as fine and half as strong
-)->np.ndarray:               # (h,w) float32, 0-1
+    rng: np.random.Generator, # where the randomness comes from
+    h: int,                   # pixels
+    w: int,                   # pixels
+    cells: float=6,           # blobs along the longer side at the coarsest scale
+    octaves: int=3,           # scales, each twice as fine and half as strong
+) -> np.ndarray:               # (h,w) float32, 0-1
     "A smooth random field."
     out = np.zeros((h,w), 'f')
     for i in range(octaves):
@@ -33,23 +33,23 @@ def noise(
     return np.clip(out/(2-.5**(octaves-1)), 0, 1)
 
 # %% ../nbs/01a_draw.ipynb #77cff3db
-def mix(a:np.ndarray, b:np.ndarray, t:np.ndarray)->np.ndarray:
+def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
     "From colour `a` to colour `b` as the field `t` goes from 0 to 1; (h,w,3)."
     a,b,t = np.asarray(a,'f'),np.asarray(b,'f'),np.asarray(t,'f')[...,None]
     return a + (b-a)*t
 
 # %% ../nbs/01a_draw.ipynb #a6e80ff2
-def step(x:np.ndarray, edge:float=0., soft:float=.05)->np.ndarray:
+def step(x: np.ndarray, edge: float=0., soft: float=.05) -> np.ndarray:
     "0 below `edge`, 1 above it, a ramp of width `soft` between."
     return np.clip((x-edge)/soft+.5, 0, 1)
 
 # %% ../nbs/01a_draw.ipynb #1c7caffe
-def to_im(a:np.ndarray)->Image.Image:
+def to_im(a: np.ndarray) -> Image.Image:
     "(h,w) or (h,w,3) floats 0-1 as an 8-bit picture."
     return Image.fromarray((np.clip(a,0,1)*255).astype('u1'))
 
 # %% ../nbs/01a_draw.ipynb #5107e26b
-def soften(a:np.ndarray, radius:float)->np.ndarray:
+def soften(a: np.ndarray, radius: float) -> np.ndarray:
     "Blur (h,w) or (h,w,3) floats 0-1 by `radius` pixels."
     if radius<=.3: return a
     im,k = to_im(a),max(1,int(radius/2))
@@ -58,12 +58,12 @@ def soften(a:np.ndarray, radius:float)->np.ndarray:
     return np.asarray(im.resize(a.shape[1::-1], Image.BICUBIC) if k>1 else im, 'f')/255
 
 # %% ../nbs/01a_draw.ipynb #a9c29e7e
-def hsv(hue:float, sat:float, val:float)->np.ndarray:
+def hsv(hue: float, sat: float, val: float) -> np.ndarray:
     "A colour (3,) from hue (wraps around), saturation and brightness, each 0-1."
     return np.array(colorsys.hsv_to_rgb(hue%1, np.clip(sat,0,1), np.clip(val,0,1)), 'f')
 
 # %% ../nbs/01a_draw.ipynb #f14f5a2c
-def smooth(points:Sequence, n:int=8)->np.ndarray:
+def smooth(points: Sequence, n: int=8) -> np.ndarray:
     "A smooth closed curve through `points`: (k,2) -> (k*n,2)."
     b = np.asarray(points, 'f'); a,c,d = np.roll(b,1,0),np.roll(b,-1,0),np.roll(b,-2,0)
     t = np.linspace(0, 1, n, endpoint=False)[:,None,None]
@@ -71,7 +71,7 @@ def smooth(points:Sequence, n:int=8)->np.ndarray:
     return q.transpose(1,0,2).reshape(-1,2)
 
 # %% ../nbs/01a_draw.ipynb #33e38c1e
-def ellipse(cx:float, cy:float, rx:float, ry:float=None, turn:float=0., n:int=28)->np.ndarray:
+def ellipse(cx: float, cy: float, rx: float, ry: float=None, turn: float=0., n: int=28) -> np.ndarray:
     "`n` points around (`cx`,`cy`), `turn` in radians: (n,2)."
     t = np.linspace(0, 2*pi, n, endpoint=False); x,y = rx*np.cos(t), (rx if ry is None else ry)*np.sin(t)
     return np.stack([cx+x*cos(turn)-y*sin(turn), cy+x*sin(turn)+y*cos(turn)], 1)
@@ -80,10 +80,10 @@ def ellipse(cx:float, cy:float, rx:float, ry:float=None, turn:float=0., n:int=28
 class Sprite:
     "One object under construction: `rgb` (s,s,3), `alpha` and `height` (s,s), on a square of `size` pixels."
     def __init__(self,
-        size:int,                     # pixels
-        rng:np.random.Generator,      # decides everything that varies
-        turn:float=0.,                # radians, clockwise
-        squash:Sequence[float]=(1,1), # factors along x and y before turning: tilt; a negative one mirrors
+        size: int,                     # pixels
+        rng: np.random.Generator,      # decides everything that varies
+        turn: float=0.,                # radians, clockwise
+        squash: Sequence[float]=(1,1), # factors along x and y before turning: tilt; a negative one mirrors
     ):
         c,s = cos(turn),sin(turn)
         self.size,self.rng,self.unit,self._grain = size,rng,.46*size,{}
@@ -92,7 +92,7 @@ class Sprite:
         self.x,self.y = (np.linalg.inv(self._pose)@px).reshape(2,size,size).astype('f')   # where each pixel is, -1..1
         self.rgb,self.alpha,self.height = (np.zeros((size,size)+o,'f') for o in ((3,),(),()))
 
-    def mask(self, *shapes:np.ndarray, width:float=None)->np.ndarray:
+    def mask(self, *shapes: np.ndarray, width: float=None) -> np.ndarray:
         "Cover (s,s) 0-1 of closed `shapes`, or of lines `width` wide; drawn at twice the size for smooth edges."
         im = Image.new('L', (2*self.size,)*2); d = ImageDraw.Draw(im)
         for o in shapes:
@@ -101,12 +101,12 @@ class Sprite:
             else: d.line(px, fill=255, width=max(1,round(2*width*self.unit)), joint='curve')
         return np.asarray(im.reduce(2), 'f')/255
 
-    def grain(self, cells:float)->np.ndarray:
+    def grain(self, cells: float) -> np.ndarray:
         "A noise field of this sprite, made once for each `cells`."
         if cells not in self._grain: self._grain[cells] = noise(self.rng, self.size, self.size, cells, 2)
         return self._grain[cells]
 
-    def paint(self, mask:np.ndarray, colour:np.ndarray, bump:float=0., texture:float=.12, cells:float=14):
+    def paint(self, mask: np.ndarray, colour: np.ndarray, bump: float=0., texture: float=.12, cells: float=14):
         "Colour what is there under `mask`; `bump` raises it by a hill with a slope so wide, `texture` 0-1 roughens the colour."
         rows,cols = (np.flatnonzero(mask.any(i)) for i in (1,0))
         if not len(rows): return
@@ -119,13 +119,13 @@ class Sprite:
             hill = soften(m, bump*self.unit); hill = np.sqrt(np.clip(2*hill/max(.01,hill.max())-.95, 0, 1))
             self.height[box] = self.height[box]*(1-m*min(1,.5+2*bump)) + m*bump*hill
 
-    def add(self, *shapes:np.ndarray, colour:np.ndarray, bump:float=.1, width:float=None, texture:float=.12, cells:float=14)->np.ndarray:
+    def add(self, *shapes: np.ndarray, colour: np.ndarray, bump: float=.1, width: float=None, texture: float=.12, cells: float=14) -> np.ndarray:
         "Paint a new part on top, and return its mask."
         m = self.mask(*shapes, width=width)
         self.paint(m, colour, bump, texture, cells); self.alpha = np.maximum(self.alpha, m)
         return m
 
-    def lit(self, light:Sequence[float], gloss:float=.1)->np.ndarray:
+    def lit(self, light: Sequence[float], gloss: float=.1) -> np.ndarray:
         "The colours (s,s,3) under a lamp in direction `light` (x, y, towards the viewer)."
         gy,gx = np.gradient(soften(self.height, .006*self.size)*self.unit*1.6)
         n = np.stack([-gx,-gy,np.ones_like(gx)], -1)/np.sqrt(1+gx*gx+gy*gy)[...,None]
@@ -134,17 +134,17 @@ class Sprite:
         return np.clip(self.rgb*(.42+.75*matt)[...,None] + (gloss*glint)[...,None], 0, 1)
 
 # %% ../nbs/01a_draw.ipynb #4f127f52
-def _mirror(p:np.ndarray)->np.ndarray: return np.asarray(p)*[-1,1]
+def _mirror(p: np.ndarray) -> np.ndarray: return np.asarray(p)*[-1,1]
 
 # %% ../nbs/01a_draw.ipynb #d696bd58
-def _wing_pattern(s:Sprite, a:np.ndarray, b:np.ndarray, dark:np.ndarray)->np.ndarray:
+def _wing_pattern(s: Sprite, a: np.ndarray, b: np.ndarray, dark: np.ndarray) -> np.ndarray:
     rng,x = s.rng,np.abs(s.x); angle,r = np.arctan2(s.y, x+1e-3),np.hypot(x, s.y)
     veins = np.exp(-6*(np.sin(angle*rng.uniform(9,14))*np.maximum(r,.1)**.3*4)**2)*step(r,.2,.2)
     rings = step(np.sin(r*rng.uniform(6,14)+rng.uniform(0,6)), rng.uniform(-.3,.6), .4)
     return mix(mix(a, b, rings*rng.choice([.2,.8])), dark, veins*.85)
 
 # %% ../nbs/01a_draw.ipynb #7d64f7a3
-def butterfly(s:Sprite):
+def butterfly(s: Sprite):
     "Four wings, a body and two feelers."
     rng = s.rng; hue = rng.choice([.04,.08,.12,.15,.55,.6,.65,.95,.3])+rng.normal(0,.02)
     base,dark = hsv(hue,rng.choice([.1,.7,.9]),rng.uniform(.7,1)),hsv(hue,.6,rng.uniform(.05,.2))
@@ -165,12 +165,12 @@ def butterfly(s:Sprite):
     s.add(ellipse(0,-.3,.07), colour=dark*1.4+.05, bump=.06)
 
 # %% ../nbs/01a_draw.ipynb #2f5bd659
-def _scales(s:Sprite, k:float)->np.ndarray:
+def _scales(s: Sprite, k: float) -> np.ndarray:
     row = np.floor(s.y*k); across,down = (s.x*k*.6+.5*(row%2))%1-.5, (s.y*k)%1
     return np.clip(np.hypot(across*1.6, down-.2)*1.1, 0, 1)
 
 # %% ../nbs/01a_draw.ipynb #594dace3
-def _coat(s:Sprite, colour:np.ndarray, dark:np.ndarray, fin:np.ndarray)->np.ndarray:
+def _coat(s: Sprite, colour: np.ndarray, dark: np.ndarray, fin: np.ndarray) -> np.ndarray:
     rng = s.rng; kind = rng.integers(4)
     if kind==0: return mix(colour, fin*.7, step(np.sin(s.x*rng.uniform(9,17)+rng.uniform(0,6)), .45, .3))
     if kind==1: return mix(colour, fin, step(np.sin(s.y*rng.uniform(9,17)), .3, .3))
@@ -178,7 +178,7 @@ def _coat(s:Sprite, colour:np.ndarray, dark:np.ndarray, fin:np.ndarray)->np.ndar
     return colour
 
 # %% ../nbs/01a_draw.ipynb #41243375
-def fish(s:Sprite):
+def fish(s: Sprite):
     "A scaly body with three fins under it and one on it, an eye, a gill and a mouth."
     rng = s.rng; hue,deep,spread = rng.random(),rng.uniform(.26,.52),rng.uniform(.3,.5)
     back,belly = hsv(hue,rng.uniform(.2,.9),rng.uniform(.35,.95)),hsv(hue+rng.uniform(-.1,.1),.25,.95)
@@ -198,7 +198,7 @@ def fish(s:Sprite):
     s.paint(s.mask(ellipse(-.65,-.08,.014)), (1,1,1), texture=0)
 
 # %% ../nbs/01a_draw.ipynb #ddb0472f
-def _stalk(s:Sprite):
+def _stalk(s: Sprite):
     rng = s.rng; a,green = rng.uniform(1.1,2.),hsv(rng.uniform(.25,.36),.7,rng.uniform(.3,.6))
     s.add([(0,0),(.55*cos(a)+.05,.6*sin(a)),(cos(a),sin(a))], colour=green, width=.07, bump=.04)
     for b in a+rng.uniform(-1,1,rng.integers(0,3)):
@@ -206,14 +206,14 @@ def _stalk(s:Sprite):
         s.add(smooth([(.5*cos(a),.5*sin(a)),tip*.72+side,tip,tip*.72-side]), colour=green*rng.uniform(.7,1.1), bump=.06, cells=30)
 
 # %% ../nbs/01a_draw.ipynb #bafacd8f
-def _petal(angle:float, start:float, length:float, wide:float, point:float)->np.ndarray:
+def _petal(angle: float, start: float, length: float, wide: float, point: float) -> np.ndarray:
     along,side = np.array([cos(angle),sin(angle)]),np.array([-sin(angle),cos(angle)])
     left = [along*length*.45-side*wide, along*length*.85-side*wide*point*.8]
     right = [along*length*.85+side*wide*point*.8, along*length*.45+side*wide]
     return smooth([along*start-side*.03, *left, along*length, *right, along*start], 5)
 
 # %% ../nbs/01a_draw.ipynb #bbb6850e
-def flower(s:Sprite):
+def flower(s: Sprite):
     "One or two rings of petals around a disc of seeds."
     rng = s.rng; n,hue,sat = rng.integers(5,15),rng.choice([0,.03,.1,.14,.6,.72,.8,.9,.95])+rng.uniform(-.03,.03),rng.choice([.1,.5,.85])
     outer,inner = hsv(hue,sat,rng.uniform(.8,1)),hsv(hue+rng.uniform(-.12,.12),sat+.3,rng.uniform(.5,.95))
@@ -229,28 +229,28 @@ def flower(s:Sprite):
     s.add(ellipse(0,0,core), colour=mix(disc*.45, disc, .5+.5*np.sin(a*21+r*60)*np.sin(r*70-a*13)), bump=.12, texture=.4, cells=50)
 
 # %% ../nbs/01a_draw.ipynb #7fe71e7c
-def _oval_leaf(rng:np.random.Generator)->tuple:
+def _oval_leaf(rng: np.random.Generator) -> tuple:
     t,w = np.linspace(0,2*pi,240),rng.uniform(.32,.6); teeth = rng.uniform(0,.18)*np.abs((t*rng.integers(12,22)/pi)%1-.5)
     x = w*np.sin(t)*np.abs(np.sin(t))**rng.uniform(0,.5)*(1+.35*np.cos(t))*(1+teeth*2)
     b = np.repeat(np.linspace(.7,2.5,6),2); sign = np.tile([1,-1],6)
     return np.stack([x,-.82*np.cos(t)],1), np.stack([0*b,.16-.62*np.cos(b)],1), np.stack([sign*w*.85*np.sin(b),-.12-.75*np.cos(b)],1)
 
 # %% ../nbs/01a_draw.ipynb #00fb0eda
-def _maple_leaf(rng:np.random.Generator)->tuple:
+def _maple_leaf(rng: np.random.Generator) -> tuple:
     t,lobes = np.linspace(0,2*pi,240),rng.choice([5,7]); teeth = rng.uniform(0,.18)*np.abs((t*rng.integers(12,22)/pi)%1-.5)
     a = t-pi/2; r = (.34+.56*np.abs(np.cos(t*lobes*.465))**rng.uniform(.5,1.1))*(1+teeth)*(1-.25*np.sin(a)*(np.sin(a)>.3))
     b = 2*pi/(.93*lobes)*np.arange(-(lobes//2), lobes//2+1)-pi/2
     return np.stack([r*np.cos(a),r*np.sin(a)],1), np.tile([0,.3],(len(b),1)), .75*np.stack([np.cos(b),np.sin(b)],1)
 
 # %% ../nbs/01a_draw.ipynb #95e18d56
-def _oak_leaf(rng:np.random.Generator)->tuple:
+def _oak_leaf(rng: np.random.Generator) -> tuple:
     t,k = np.linspace(0,2*pi,240),rng.integers(3,6)
     x = 1.25*np.sin(t)*(.3+.17*np.cos(2*k*t+pi*(k%2)))*(1+.2*np.cos(t))
     y = np.repeat(np.linspace(-.55,.5,k+1),2); sign = np.tile([1,-1],k+1)
     return np.stack([x,-.85*np.cos(t)],1), np.stack([0*y,y+.12],1), np.stack([.38*sign,y-.1],1)
 
 # %% ../nbs/01a_draw.ipynb #630cada1
-def leaf(s:Sprite):
+def leaf(s: Sprite):
     "An outline of one of three kinds with ribs, blotches, a brown rim and a few holes."
     rng = s.rng; hue = rng.choice([.3,.27,.22,.12,.07,.02])+rng.uniform(-.03,.03)
     colour,spot = hsv(hue,rng.uniform(.6,.95),rng.uniform(.4,.85)),hsv(hue-rng.uniform(.03,.12),.8,rng.uniform(.3,.8))
@@ -264,7 +264,7 @@ def leaf(s:Sprite):
     for x,y in rng.uniform(-.4,.4,(rng.integers(0,4),2)): s.paint(s.mask(ellipse(x,y,*rng.uniform(.02,.07,2)))*m*.8, spot*.25)
 
 # %% ../nbs/01a_draw.ipynb #73ab452c
-def _glaze(s:Sprite, angle:np.ndarray, y:np.ndarray)->np.ndarray:
+def _glaze(s: Sprite, angle: np.ndarray, y: np.ndarray) -> np.ndarray:
     rng = s.rng; kind = rng.integers(7)
     if kind==0: return step(np.sin(y*rng.uniform(8,20)+rng.uniform(0,6)), .2, .2)             # hoops
     if kind==1: return step(np.cos(angle*9)*np.cos(y*10), .35, .15)                           # dots
@@ -275,14 +275,14 @@ def _glaze(s:Sprite, angle:np.ndarray, y:np.ndarray)->np.ndarray:
     return 0*y
 
 # %% ../nbs/01a_draw.ipynb #699b2a90
-def _mug_shapes(cx:float, top:float, bottom:float, tall:float, tilt:float, side:int, rng:np.random.Generator)->tuple:
+def _mug_shapes(cx: float, top: float, bottom: float, tall: float, tilt: float, side: int, rng: np.random.Generator) -> tuple:
     t,a = np.linspace(0,pi,24),np.linspace(-pi/2,pi/2,24)
     foot = np.stack([cx-bottom*np.cos(t), tall+bottom*tilt*np.sin(t)],1); lip = np.stack([cx+top*np.cos(t), top*tilt*np.sin(t)-tall],1)
     hx,r,hy = cx+side*((top+bottom)/2-.04),rng.uniform(.26,.36),rng.uniform(-.12,.05)
     return np.concatenate([foot,lip]), np.stack([hx+side*r*1.05*np.cos(a), hy+r*1.15*np.sin(a)],1)
 
 # %% ../nbs/01a_draw.ipynb #0b7ff1cc
-def mug(s:Sprite):
+def mug(s: Sprite):
     "A glazed cylinder with a handle on one side and something to drink in it."
     rng = s.rng; hue = rng.random(); colour,second = hsv(hue,rng.choice([.05,.4,.8]),rng.uniform(.35,1)),hsv(hue+rng.uniform(.3,.7),rng.uniform(.3,.9),rng.uniform(.2,1))
     top,bottom,tall,tilt,side = rng.uniform(.48,.6),rng.uniform(.38,.58),rng.uniform(.5,.68),rng.uniform(.12,.34),rng.choice([-1,1])
@@ -299,7 +299,7 @@ def mug(s:Sprite):
     s.rgb = np.clip(s.rgb+rng.uniform(.1,.4)*glint[...,None], 0, 1)
 
 # %% ../nbs/01a_draw.ipynb #259b2932
-def _toadstool(s:Sprite, x:float, base:float, size:float, cap:np.ndarray, stem:np.ndarray, n_spots:int):
+def _toadstool(s: Sprite, x: float, base: float, size: float, cap: np.ndarray, stem: np.ndarray, n_spots: int):
     rng = s.rng; w,h,rx,ry = size*np.array([rng.uniform(.12,.22),rng.uniform(.7,1),rng.uniform(.5,.75),rng.uniform(.35,.65)])
     top,cx = base-h,x+rng.uniform(-.1,.1)*size
     trunk = smooth([(cx-w*.8,top),(x-w*.8,base-h*.4),(x-w*1.3,base),(x,base+w*.4),(x+w*1.3,base),(x+w*.8,base-h*.4),(cx+w*.8,top)])
@@ -315,7 +315,7 @@ def _toadstool(s:Sprite, x:float, base:float, size:float, cap:np.ndarray, stem:n
         s.paint(wart, hsv(.12,.1,.95), texture=.1); s.height += wart*.02
 
 # %% ../nbs/01a_draw.ipynb #1fe9c956
-def mushroom(s:Sprite):
+def mushroom(s: Sprite):
     "One toadstool, or a group of two or three of the same kind."
     rng = s.rng; cap = hsv(rng.choice([0,.02,.06,.08,.1,.12,.75]),rng.uniform(.4,.95),rng.uniform(.4,.9))
     stem,spotted = hsv(rng.uniform(.07,.14),rng.uniform(.05,.35),rng.uniform(.7,.98)),rng.random()<.55
@@ -324,13 +324,13 @@ def mushroom(s:Sprite):
     for x,base,size in group: _toadstool(s, x, base, size, cap, stem, rng.integers(5,14)*spotted)
 
 # %% ../nbs/01a_draw.ipynb #46d7156a
-def _dab(im:np.ndarray)->tuple:
+def _dab(im: np.ndarray) -> tuple:
     p = to_im(im); return p,ImageDraw.Draw(p, 'RGBA')
 
-def _ink(colour:np.ndarray, alpha:float=1.)->tuple: return tuple(int(o*255) for o in np.clip([*colour,alpha],0,1))
+def _ink(colour: np.ndarray, alpha: float=1.) -> tuple: return tuple(int(o*255) for o in np.clip([*colour,alpha],0,1))
 
 # %% ../nbs/01a_draw.ipynb #22fe7dd2
-def grass(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def grass(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Blades over a dark ground, longer towards the viewer."
     g = hsv(rng.uniform(.2,.36),rng.uniform(.4,.8),rng.uniform(.3,.65)); size,lean = max(h,w),rng.uniform(-.3,.3)
     im,d = _dab(mix(g*.4, g, noise(rng,h,w,8))); n = 160
@@ -341,7 +341,7 @@ def grass(rng:np.random.Generator, h:int, w:int)->np.ndarray:
     return np.asarray(im,'f')/255
 
 # %% ../nbs/01a_draw.ipynb #6a823fd6
-def wood(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def wood(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Boards: rings that noise has bent, and fibres drawn out along them."
     c = hsv(rng.uniform(.04,.1),rng.uniform(.3,.7),rng.uniform(.45,.9)); y = np.linspace(0,rng.uniform(3,7),h,dtype='f')[:,None]
     rings = .5+.5*np.sin((y*3+noise(rng,h,w,3)*4)*2*pi)
@@ -350,27 +350,27 @@ def wood(rng:np.random.Generator, h:int, w:int)->np.ndarray:
     return mix(c, c*.6, rings*.5+.4*fibre)*(1-seam)[...,None]
 
 # %% ../nbs/01a_draw.ipynb #fb9e24ee
-def sand(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def sand(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Ripples and grains."
     c = hsv(rng.uniform(.08,.14),rng.uniform(.15,.5),rng.uniform(.55,.95)); y = np.linspace(0,1,h,dtype='f')[:,None]
     ripple = .5+.5*np.sin((y*rng.uniform(4,12)+noise(rng,h,w,3)*2.5)*2*pi)*rng.uniform(0,.6)
     return mix(c*.8, c, ripple)*(1+.25*(rng.random((h,w,1),dtype='f')-.5))
 
 # %% ../nbs/01a_draw.ipynb #c46e70a9
-def water(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def water(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Deep below, with the bright net that waves throw."
     c = hsv(rng.uniform(.45,.62),rng.uniform(.4,.9),rng.uniform(.4,.85)); y = np.linspace(0,1,h,dtype='f')[:,None]+np.zeros((1,w),'f')
     net = 1-np.abs(np.sin(noise(rng,h,w,5)*rng.uniform(9,16)))
     return mix(mix(c*1.1, c*.5, y), c*.6+.4, net**4*rng.uniform(.2,.6))
 
 # %% ../nbs/01a_draw.ipynb #fc3f6dcd
-def sky(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def sky(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Blue paling towards the horizon, with clouds."
     c = hsv(rng.uniform(.53,.62),rng.uniform(.3,.75),rng.uniform(.7,.98)); y = np.linspace(0,1,h,dtype='f')[:,None]+np.zeros((1,w),'f')
     return mix(mix(c, c*.5+.48, y), np.full(3,.97), step(noise(rng,h,w,3,4), rng.uniform(.45,.7), .25))
 
 # %% ../nbs/01a_draw.ipynb #e73b24cb
-def foliage(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def foliage(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Greenery far out of focus: blurred discs."
     g = hsv(rng.uniform(.18,.4),rng.uniform(.3,.8),rng.uniform(.25,.6)); size = max(h,w)
     im,d = _dab(g*(.6+.8*noise(rng,h,w,5)[...,None]))
@@ -380,7 +380,7 @@ def foliage(rng:np.random.Generator, h:int, w:int)->np.ndarray:
     return soften(np.asarray(im,'f')/255, size*rng.uniform(.006,.02))
 
 # %% ../nbs/01a_draw.ipynb #06bf683c
-def cloth(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def cloth(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Checks, stripes or dots, folded."
     a,b = (hsv(rng.random(),rng.uniform(.1,.7),rng.uniform(.35,.98)) for _ in range(2))
     y,x = np.mgrid[:h,:w].astype('f')/max(h,w); t,k = rng.uniform(0,pi),rng.uniform(30,90); u,v = k*(x*cos(t)+y*sin(t)),k*(y*cos(t)-x*sin(t))
@@ -390,7 +390,7 @@ def cloth(rng:np.random.Generator, h:int, w:int)->np.ndarray:
     return mix(a,b,p)*((.55+.6*noise(rng,h,w,3))*weave)[...,None]
 
 # %% ../nbs/01a_draw.ipynb #00907329
-def pebbles(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def pebbles(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Stones on stones, each with a bright side."
     c = hsv(rng.uniform(.05,.15),.15,rng.uniform(.3,.7)); size = max(h,w); im,d = _dab(mix(c*.3, c*.5, noise(rng,h,w,10)))
     for _ in range(110):
@@ -400,7 +400,7 @@ def pebbles(rng:np.random.Generator, h:int, w:int)->np.ndarray:
     return soften(np.asarray(im,'f')/255, size/300)*(.8+.4*noise(rng,h,w,30,2))[...,None]
 
 # %% ../nbs/01a_draw.ipynb #6aa24c29
-def wall(rng:np.random.Generator, h:int, w:int)->np.ndarray:
+def wall(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     "Plaster, brighter to one side, often with a table or floor below."
     c = hsv(rng.random(),rng.uniform(.02,.3),rng.uniform(.5,.98)); side = 1+np.linspace(0,1,w,dtype='f')*rng.uniform(-.5,.5)
     im = c*((.85+.3*noise(rng,h,w,12,4))*side)[...,None]
@@ -412,10 +412,10 @@ def wall(rng:np.random.Generator, h:int, w:int)->np.ndarray:
 @dataclass(frozen=True)
 class Kind:
     "A class of objects."
-    draw:Callable[[Sprite],None] # paints one onto a sprite
-    homes:tuple                  # the backgrounds it is at home in
-    lean:float                   # radians, the most it is turned either way
-    gloss:float                  # 0-1, strength of the glint
+    draw: Callable[[Sprite],None] # paints one onto a sprite
+    homes: tuple                  # the backgrounds it is at home in
+    lean: float                   # radians, the most it is turned either way
+    gloss: float                  # 0-1, strength of the glint
 
 kinds = dict(
     butterfly=Kind(butterfly, (grass,foliage,sky), pi, .08), fish=Kind(fish, (water,sand,pebbles), 1., .3),
@@ -424,14 +424,14 @@ kinds = dict(
 backgrounds = (grass, wood, sand, water, sky, foliage, cloth, wall, pebbles)
 
 # %% ../nbs/01a_draw.ipynb #5f55b506
-def _sprite(name:str, rng:np.random.Generator, size:int)->Sprite:
+def _sprite(name: str, rng: np.random.Generator, size: int) -> Sprite:
     kind = kinds[name]; squash = rng.uniform(.8,1,2)*[rng.choice([-1,1]),1]
     if kind.lean>.5: squash[rng.integers(2)] *= rng.uniform(.65,1)
     s = Sprite(size, rng, rng.uniform(-kind.lean,kind.lean), squash); kind.draw(s)
     return s
 
 # %% ../nbs/01a_draw.ipynb #ebe1240e
-def _window(a:np.ndarray, x:int, y:int, h:int, w:int)->np.ndarray:
+def _window(a: np.ndarray, x: int, y: int, h: int, w: int) -> np.ndarray:
     "What an (h,w) frame sees of `a` whose corner lies at (x,y) of it; zeros elsewhere."
     out = np.zeros((h,w)+a.shape[2:],'f'); y0,x0,y1,x1 = max(0,y),max(0,x),min(h,y+a.shape[0]),min(w,x+a.shape[1])
     if y1>y0 and x1>x0: out[y0:y1,x0:x1] = a[y0-y:y1-y, x0-x:x1-x]
@@ -439,15 +439,15 @@ def _window(a:np.ndarray, x:int, y:int, h:int, w:int)->np.ndarray:
 
 # %% ../nbs/01a_draw.ipynb #9f7809fb
 def _lay(
-    im:np.ndarray,        # (h,w,3) 0-1
-    s:Sprite,             # what to lay on it
-    cx:float,             # pixels, where its middle goes
-    cy:float,             # pixels
-    light:Sequence[float],# direction of the lamp
-    gloss:float,          # 0-1
-    shadow:float,         # 0-1, darkness
-    soft:float,           # shadow's blur as a share of the sprite
-)->np.ndarray:
+    im: np.ndarray,        # (h,w,3) 0-1
+    s: Sprite,             # what to lay on it
+    cx: float,             # pixels, where its middle goes
+    cy: float,             # pixels
+    light: Sequence[float],# direction of the lamp
+    gloss: float,          # 0-1
+    shadow: float,         # 0-1, darkness
+    soft: float,           # shadow's blur as a share of the sprite
+) -> np.ndarray:
     "The picture with the sprite and its shadow on it."
     h,w = im.shape[:2]; x,y = int(cx-s.size/2),int(cy-s.size/2); dx,dy = (int(-o*s.size*.07) for o in light[:2])
     dark = soften(_window(s.alpha, x+dx, y+dy, h, w), s.size*soft)
@@ -455,7 +455,7 @@ def _lay(
     return (im*((1-shadow*dark)*(1-a))[...,None] + _window(s.lit(light,gloss)*s.alpha[...,None], x, y, h, w)).astype('f')
 
 # %% ../nbs/01a_draw.ipynb #c45e0706
-def _scrap(rng:np.random.Generator, size:int)->Sprite:
+def _scrap(rng: np.random.Generator, size: int) -> Sprite:
     s,c = Sprite(max(8,size), rng, rng.uniform(0,6), (1,rng.uniform(.3,.9))),hsv(rng.random(),rng.uniform(.1,.8),rng.uniform(.2,.9)); kind = rng.integers(3)
     if kind==0: s.add(ellipse(0,0,.9)+rng.normal(0,.05,(28,2)), colour=c, bump=.4, texture=.4)
     if kind==1: s.add(smooth(rng.uniform(-.9,.9,(5,2))), colour=c, bump=.1, texture=.3)
@@ -463,7 +463,7 @@ def _scrap(rng:np.random.Generator, size:int)->Sprite:
     return s
 
 # %% ../nbs/01a_draw.ipynb #47f350aa
-def _photo(im:np.ndarray, rng:np.random.Generator)->Image.Image:
+def _photo(im: np.ndarray, rng: np.random.Generator) -> Image.Image:
     h,w = im.shape[:2]; t = rng.uniform(0,2*pi); y,x = np.linspace(-1,1,h,dtype='f')[:,None],np.linspace(-1,1,w,dtype='f')
     im = np.clip(im,0,1)**rng.uniform(.6,1.15)*(rng.uniform(.8,1.25)*rng.normal(1,.06,3)).astype('f')
     im = im*((1+rng.uniform(0,.35)*(x*cos(t)+y*sin(t)))*(1-rng.uniform(0,.35)*(x*x+y*y)/2))[...,None]
@@ -473,7 +473,7 @@ def _photo(im:np.ndarray, rng:np.random.Generator)->Image.Image:
     return to_im(im+rng.uniform(1,7)/255*rng.standard_normal(im.shape, dtype='f'))
 
 # %% ../nbs/01a_draw.ipynb #8f355704
-def _places(n:int, rng:np.random.Generator, h:int, w:int)->list:
+def _places(n: int, rng: np.random.Generator, h: int, w: int) -> list:
     "(cx, cy, size) in pixels for `n` objects in a picture of h x w."
     if n==1: return [(w*rng.uniform(.36,.64), h*rng.uniform(.38,.62), min(h,w)*rng.uniform(.55,1.2))]
     cols = -(-n//2) if w>=h else min(n,2); rows = -(-n//cols); cell = min(h/rows,w/cols)
@@ -482,10 +482,10 @@ def _places(n:int, rng:np.random.Generator, h:int, w:int)->list:
 
 # %% ../nbs/01a_draw.ipynb #f4a3f07b
 def draw_picture(
-    names:str|Sequence[str], # a kind, or several for several objects: 'fish', ['mug','leaf']
-    seed:int|Sequence[int]=0,# the same seed draws the same picture
-    size:int=400,            # pixels, the longest side there is; pictures come in several sizes up to it
-)->Image.Image:
+    names: str|Sequence[str], # a kind, or several for several objects: 'fish', ['mug','leaf']
+    seed: int|Sequence[int]=0,# the same seed draws the same picture
+    size: int=400,            # pixels, the longest side there is; pictures come in several sizes up to it
+) -> Image.Image:
     "A photograph-to-be of one object or several (RGB)."
     names = [names] if isinstance(names,str) else list(names)
     unknown = set(names)-set(kinds)

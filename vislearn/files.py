@@ -32,21 +32,21 @@ image_extensions = set('''.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp 
 @dataclass
 class Scan:
     "What a walk through a folder found."
-    files:list[Path] = field(default_factory=list)                # taken, sorted
-    skipped:list[tuple[Path,str]] = field(default_factory=list)   # left, each with the reason
+    files: list[Path] = field(default_factory=list)                # taken, sorted
+    skipped: list[tuple[Path,str]] = field(default_factory=list)   # left, each with the reason
 
-    def counts(self)->dict[str,int]:
+    def counts(self) -> dict[str,int]:
         "How often each reason for leaving a file occurred."
         return dict(Counter(why for _,why in self.skipped))
 
 # %% ../nbs/01_files.ipynb #12101b2f
-def _is_hidden(name:str)->bool: return name.startswith('.') or name=='__MACOSX'
+def _is_hidden(name: str) -> bool: return name.startswith('.') or name=='__MACOSX'
 
-def _is_folder(e:os.DirEntry)->bool:
+def _is_folder(e: os.DirEntry) -> bool:
     try: return e.is_dir()
     except OSError: return False                  # a link to itself
 
-def _why_not(e:os.DirEntry, extensions:set[str]|None)->str|None:
+def _why_not(e: os.DirEntry, extensions: set[str]|None) -> str|None:
     "The reason to leave a file, or None; nothing is opened."
     suffix = os.path.splitext(e.name)[1].lower()
     if e.name.startswith('.'): return 'hidden'
@@ -56,7 +56,7 @@ def _why_not(e:os.DirEntry, extensions:set[str]|None)->str|None:
     return None if stat.S_ISREG(mode) else 'not an ordinary file'
 
 # %% ../nbs/01_files.ipynb #c082afc8
-def _walk(top:str, recurse:bool, folders:list[str], extensions:set[str]|None, out:Scan, visited:set[str])->list[str]:
+def _walk(top: str, recurse: bool, folders: list[str], extensions: set[str]|None, out: Scan, visited: set[str]) -> list[str]:
     "Add to `out` what lies below `top` without following links to folders; returns those links."
     links,todo = [],[top]
     while todo:
@@ -74,7 +74,7 @@ def _walk(top:str, recurse:bool, folders:list[str], extensions:set[str]|None, ou
     return links
 
 # %% ../nbs/01_files.ipynb #306cdd6f
-def _once(files:list[Path], out:Scan)->list[Path]:
+def _once(files: list[Path], out: Scan) -> list[Path]:
     "`files` without links to a file that is among them already."
     links = [f for f in files if f.is_symlink()]; seen = {os.path.realpath(f) for f in set(files)-set(links)} if links else set()
     for f in sorted(links, key=Path.as_posix):
@@ -85,11 +85,11 @@ def _once(files:list[Path], out:Scan)->list[Path]:
 
 # %% ../nbs/01_files.ipynb #9a070876
 def scan_files(
-    path:str|Path,                                      # folder
-    extensions:str|Sequence[str]|set[str]|None=None,    # suffixes to take ('.jpg'), any case; None takes all files
-    recurse:bool=True,                                  # go into subfolders
-    folders:str|Sequence[str]|None=None,                # only these subfolders of `path`
-)->Scan:
+    path: str|Path,                                      # folder
+    extensions: str|Sequence[str]|set[str]|None=None,    # suffixes to take ('.jpg'), any case; None takes all files
+    recurse: bool=True,                                  # go into subfolders
+    folders: str|Sequence[str]|None=None,                # only these subfolders of `path`
+) -> Scan:
     "The files below `path`, each real file once, and what was left out and why; raises `FileNotFoundError` if a folder is missing."
     path,folders = Path(path),[str(o) for o in listify(folders)]; _check_folder(path, folders)
     extensions = None if extensions is None else {o.lower() for o in ([extensions] if isinstance(extensions,str) else extensions)}
@@ -102,13 +102,13 @@ def scan_files(
     return out
 
 # %% ../nbs/01_files.ipynb #f92fda30
-def _subfolders(path:Path)->list[str]: return sorted(o.name for o in path.iterdir() if o.is_dir() and not _is_hidden(o.name))
+def _subfolders(path: Path) -> list[str]: return sorted(o.name for o in path.iterdir() if o.is_dir() and not _is_hidden(o.name))
 
-def _brief(names:Sequence, n:int=8)->str:
+def _brief(names: Sequence, n: int=8) -> str:
     "A list as text, cut after `n`."
     names = list(names); return f"{names[:n]}{f' and {len(names)-n} more' if len(names)>n else ''}"
 
-def _check_folder(path:Path, folders:list[str]):
+def _check_folder(path: Path, folders: list[str]):
     if not path.exists():
         near = suggest(path.name, _subfolders(path.parent)) if path.parent.is_dir() else f'; nor is there a folder {path.parent}'
         raise FileNotFoundError(f'there is no folder {path}{near}')
@@ -118,33 +118,33 @@ def _check_folder(path:Path, folders:list[str]):
 
 # %% ../nbs/01_files.ipynb #d7c8d15f
 def get_files(
-    path:str|Path,                                    # folder
-    extensions:str|Sequence[str]|set[str]|None=None,  # suffixes to take, any case; None takes all files
-    recurse:bool=True,                                # go into subfolders
-    folders:str|Sequence[str]|None=None,              # only these subfolders of `path`
-)->L:                                                 # of Path, sorted; may be empty
+    path: str|Path,                                    # folder
+    extensions: str|Sequence[str]|set[str]|None=None,  # suffixes to take, any case; None takes all files
+    recurse: bool=True,                                # go into subfolders
+    folders: str|Sequence[str]|None=None,              # only these subfolders of `path`
+) -> L:                                                 # of Path, sorted; may be empty
     "The files below `path`; see `scan_files` for what is left out."
     return L(scan_files(path, extensions, recurse, folders).files)
 
 # %% ../nbs/01_files.ipynb #ed7f5a4d
 def get_image_files(
-    path:str|Path,                        # folder
-    recurse:bool=True,                    # go into subfolders
-    folders:str|Sequence[str]|None=None,  # only these subfolders of `path`
-)->L:                                     # of Path, sorted, at least one
+    path: str|Path,                        # folder
+    recurse: bool=True,                    # go into subfolders
+    folders: str|Sequence[str]|None=None,  # only these subfolders of `path`
+) -> L:                                     # of Path, sorted, at least one
     "The pictures below `path`, by suffix; raises `FileNotFoundError`, saying what is there instead, if there are none."
     scan = scan_files(path, image_extensions, recurse, folders)
     if not scan.files: raise FileNotFoundError(_nothing(Path(path), scan, recurse))
     return L(scan.files)
 
-def _nothing(path:Path, scan:Scan, recurse:bool)->str:
+def _nothing(path: Path, scan: Scan, recurse: bool) -> str:
     subs,counts = _subfolders(path),scan.counts(); left = ', '.join(f'{n} with {why}' if 'suffix' in why else f'{n} {why}' for why,n in counts.items())
     hint = "; pictures are known by their suffix: rename them, or write your own get_items" if any(o=='no suffix' or '?' in o for o in counts) else ''
     deeper = '; recurse=False does not look into them' if subs and not recurse else ''
     return f"no pictures in {path}; it holds {f'other files ({left})' if left else 'no files'} and {f'the folders {_brief(subs)}' if subs else 'no folders'}{deeper}{hint}"
 
 # %% ../nbs/01_files.ipynb #e097f9fe
-def progress_bar(it:Iterable, total:int=None, desc:str='')->Iterable:
+def progress_bar(it: Iterable, total: int=None, desc: str='') -> Iterable:
     "`it`, behind a bar in a notebook or a terminal."
     quiet = os.environ.get('IN_TEST') or os.environ.get('VISLEARN_PROGRESS') in ('off','plain')
     if quiet or not ('ipykernel' in sys.modules or sys.stderr.isatty()): return it
@@ -152,7 +152,7 @@ def progress_bar(it:Iterable, total:int=None, desc:str='')->Iterable:
     return tqdm(it, total=total, desc=desc, leave=False)
 
 # %% ../nbs/01_files.ipynb #03b0d452
-def parent_label(o:str|Path)->str:
+def parent_label(o: str|Path) -> str:
     "The name of the folder that a file is in."
     name = Path(o).parent.name
     if not name: raise ValueError(f'{str(o)!r} is in no folder that could be its label')
@@ -162,13 +162,13 @@ def parent_label(o:str|Path)->str:
 @dataclass(frozen=True)
 class RegexLabeller:
     "The first group of a pattern that is found in an item; raises `ValueError` where it is not."
-    pat:str            # regular expression with a group, e.g. r'(.+)_\d+.jpg$'
-    match:bool=False   # the pattern must begin where the item begins
+    pat: str            # regular expression with a group, e.g. r'(.+)_\d+.jpg$'
+    match: bool=False   # the pattern must begin where the item begins
 
     def __post_init__(self):
         if not re.compile(self.pat).groups: raise ValueError(f'the pattern {self.pat!r} has no group: put the part that is the label in parentheses')
 
-    def __call__(self, o:str|Path)->str:
+    def __call__(self, o: str|Path) -> str:
         found = (re.match if self.match else re.search)(self.pat, str(o).replace(os.sep, '/'))
         if not found: raise ValueError(f'the pattern {self.pat!r} is not {"at the start of" if self.match else "in"} {str(o)!r}')
         return found[1]
@@ -177,31 +177,31 @@ class RegexLabeller:
 @dataclass(frozen=True)
 class using_attr:
     "`f` of an attribute of the item: `using_attr(f, 'name')` hands `f` a path's name only."
-    f:Callable[[Any],Any]
-    attr:str
-    def __call__(self, o:Any)->Any: return self.f(getattr(o, self.attr))
+    f: Callable[[Any],Any]
+    attr: str
+    def __call__(self, o: Any) -> Any: return self.f(getattr(o, self.attr))
 
 # %% ../nbs/01_files.ipynb #ee5466e9
 @dataclass(frozen=True)
 class ItemGetter:
     "Element `i` of an item: `ItemGetter(0)` of a pair is its first half."
-    i:int|str
-    def __call__(self, o:Any)->Any: return o[self.i]
+    i: int|str
+    def __call__(self, o: Any) -> Any: return o[self.i]
 
 # %% ../nbs/01_files.ipynb #91583bd7
 @dataclass(frozen=True)
 class AttrGetter:
     "Attribute `nm` of an item, or `default` where it has none."
-    nm:str
-    default:Any=None
-    def __call__(self, o:Any)->Any: return getattr(o, self.nm, self.default)
+    nm: str
+    default: Any=None
+    def __call__(self, o: Any) -> Any: return getattr(o, self.nm, self.default)
 
 # %% ../nbs/01_files.ipynb #f6567cbc
-def _columns(row:Any)->list:
+def _columns(row: Any) -> list:
     if hasattr(row, '_fields'): return list(row._fields)
     return list(row.keys()) if hasattr(row, 'keys') else list(range(len(row)))
 
-def read_col(row:Any, col:str|int)->Any:
+def read_col(row: Any, col: str|int) -> Any:
     "One cell of a row: a pandas Series, a named tuple, a dictionary or a plain sequence."
     cols = _columns(row)
     try:
@@ -210,18 +210,18 @@ def read_col(row:Any, col:str|int)->Any:
     except IndexError: pass
     raise KeyError(f'no column {col!r}; there are {_brief(cols,20)}{suggest(col, cols)}')
 
-def _is_missing(o:Any)->bool: return o is None or (isinstance(o, float) and o!=o)
+def _is_missing(o: Any) -> bool: return o is None or (isinstance(o, float) and o!=o)
 
 # %% ../nbs/01_files.ipynb #4753641b
 @dataclass(frozen=True)
 class ColReader:
     "Read one column of a row, or several as an `L`."
-    cols:str|int|Sequence       # name or position, or several
-    pref:str|Path=''            # put before: a Path is joined to what is read
-    suff:str=''                 # put after
-    label_delim:str|None=None   # split here into a list of labels; never guessed
+    cols: str|int|Sequence       # name or position, or several
+    pref: str|Path=''            # put before: a Path is joined to what is read
+    suff: str=''                 # put after
+    label_delim: str|None=None   # split here into a list of labels; never guessed
 
-    def _one(self, row:Any, col:str|int)->Any:
+    def _one(self, row: Any, col: str|int) -> Any:
         o = read_col(row, col)
         if self.label_delim is not None:
             return [] if _is_missing(o) or o=='' else [p.strip() for p in str(o).split(self.label_delim)]
@@ -230,20 +230,20 @@ class ColReader:
         pref = str(self.pref)+os.sep if isinstance(self.pref, Path) else self.pref
         return f'{pref}{o}{self.suff}'
 
-    def __call__(self, row:Any)->Any:
+    def __call__(self, row: Any) -> Any:
         return L(self._one(row, c) for c in self.cols) if isinstance(self.cols, (list,tuple)) else self._one(row, self.cols)
 
 # %% ../nbs/01_files.ipynb #bd772a47
-def _sides(is_valid:Sequence[bool])->tuple[list[int],list[int]]:
+def _sides(is_valid: Sequence[bool]) -> tuple[list[int],list[int]]:
     "Positions of the False and of the True ones."
     mask = np.asarray(is_valid, bool)
     return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
 
-def _check_share(share:float, name:str):
+def _check_share(share: float, name: str):
     if not 0<=share<=1: raise ValueError(f'{name} is a share of the items, 0 to 1; got {share}')
 
 # %% ../nbs/01_files.ipynb #e0d9711e
-def _randperm(n:int, seed:int|None)->list[int]:
+def _randperm(n: int, seed: int|None) -> list[int]:
     g = None if seed is None else torch.Generator().manual_seed(seed)
     return torch.randperm(n, generator=g).tolist()
 
@@ -251,10 +251,10 @@ def _randperm(n:int, seed:int|None)->list[int]:
 @dataclass(frozen=True)
 class RandomSplitter:
     "A random share of the items is for validation; the same for the same `seed` (and the same as fastai's)."
-    valid_pct:float=.2     # 0-1
-    seed:int|None=None     # None: another split each time
+    valid_pct: float=.2     # 0-1
+    seed: int|None=None     # None: another split each time
     def __post_init__(self): _check_share(self.valid_pct, 'valid_pct')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         idx = _randperm(len(items), self.seed); cut = int(self.valid_pct*len(items))
         return idx[cut:], idx[:cut]
 
@@ -262,13 +262,13 @@ class RandomSplitter:
 @dataclass(frozen=True)
 class RandomSubsetSplitter:
     "A random part for training and another for validation, the rest for neither: a quick look at a large set."
-    train_sz:float         # 0-1
-    valid_sz:float         # 0-1
-    seed:int|None=None
+    train_sz: float         # 0-1
+    valid_sz: float         # 0-1
+    seed: int|None=None
     def __post_init__(self):
         for o in ('train_sz','valid_sz'): _check_share(getattr(self,o), o)
         _check_share(self.train_sz+self.valid_sz, 'train_sz+valid_sz')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         idx = _randperm(len(items), self.seed); a = int(self.train_sz*len(items))
         return idx[:a], idx[a:a+int(self.valid_sz*len(items))]
 
@@ -276,12 +276,12 @@ class RandomSubsetSplitter:
 @dataclass(frozen=True)
 class GrandparentSplitter:
     "Items of a folder `train_name` train, those of `valid_name` validate, others are left out: `.../train/label/file`."
-    train_name:str|tuple[str,...]='train'   # one name or several
-    valid_name:str|tuple[str,...]='valid'
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    train_name: str|tuple[str,...]='train'   # one name or several
+    valid_name: str|tuple[str,...]='valid'
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         found = [Path(o).parent.parent.name for o in items]
         return self._idxs(found, 'train_name'), self._idxs(found, 'valid_name')
-    def _idxs(self, found:list[str], which:str)->list[int]:
+    def _idxs(self, found: list[str], which: str) -> list[int]:
         names = listify(getattr(self, which)); idxs = [i for i,o in enumerate(found) if o in names]
         if idxs: return idxs
         seen = dict(Counter(found)); near = next((s for s in (suggest(n, seen) for n in names) if s), '')
@@ -291,8 +291,8 @@ class GrandparentSplitter:
 @dataclass(frozen=True)
 class IndexSplitter:
     "These positions are for validation."
-    valid_idx:Sequence[int]
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    valid_idx: Sequence[int]
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         valid = [int(i) for i in listify(self.valid_idx)] if not hasattr(self.valid_idx,'tolist') else self.valid_idx.tolist()
         bad = [i for i in valid if not 0<=i<len(items)]
         if bad or len(set(valid))<len(valid): raise ValueError(f'valid_idx holds {f"{_brief(bad)}, outside" if bad else "a position twice in"} 0..{len(items)-1}')
@@ -302,8 +302,8 @@ class IndexSplitter:
 @dataclass(frozen=True)
 class MaskSplitter:
     "Items where `mask` is true are for validation."
-    mask:Sequence[bool]
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    mask: Sequence[bool]
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         if len(self.mask)!=len(items): raise ValueError(f'the mask has {len(self.mask)} entries for {len(items)} items')
         return _sides(self.mask)
 
@@ -311,22 +311,22 @@ class MaskSplitter:
 @dataclass(frozen=True)
 class FuncSplitter:
     "Items for which `func` is true are for validation."
-    func:Callable[[Any],bool]
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]: return _sides([bool(self.func(o)) for o in items])
+    func: Callable[[Any],bool]
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]: return _sides([bool(self.func(o)) for o in items])
 
 # %% ../nbs/01_files.ipynb #5ed8b41a
 @dataclass(frozen=True)
 class EndSplitter:
     "The last share of the items (or the first) is for validation: for items in order of time."
-    valid_pct:float=.2      # 0-1
-    valid_last:bool=True
+    valid_pct: float=.2      # 0-1
+    valid_last: bool=True
     def __post_init__(self): _check_share(self.valid_pct, 'valid_pct')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         n = len(items); cut = int(self.valid_pct*n)
         return _sides([(i>=n-cut if self.valid_last else i<cut) for i in range(n)])
 
 # %% ../nbs/01_files.ipynb #9cce78a2
-def column(items:Any, col:str|int)->list:
+def column(items: Any, col: str|int) -> list:
     "One column of a data frame or of a list of rows."
     if not hasattr(items, 'iloc'): return [read_col(o, col) for o in items]
     cols = list(items.columns)
@@ -337,9 +337,9 @@ def column(items:Any, col:str|int)->list:
 @dataclass(frozen=True)
 class ColSplitter:
     "Rows whose column `col` is true (or is `on`, or is among `on`) are for validation."
-    col:str|int='is_valid'
-    on:Any=None              # value or values that mean validation; None: the column holds truth values
-    def __call__(self, items:Any)->tuple[list[int],list[int]]:
+    col: str|int='is_valid'
+    on: Any=None              # value or values that mean validation; None: the column holds truth values
+    def __call__(self, items: Any) -> tuple[list[int],list[int]]:
         values = column(items, self.col); on = {True} if self.on is None else set(listify(self.on))
         kinds = list(dict.fromkeys(values))
         if self.on is None and not set(kinds)<={True,False}:
@@ -351,11 +351,11 @@ class ColSplitter:
 @dataclass(frozen=True)
 class FileSplitter:
     "Files named in the text file `fname`, a name or the end of a path on each line, are for validation."
-    fname:str|Path
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    fname: str|Path
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         lines = [o.strip().replace('\\','/') for o in Path(self.fname).read_text(encoding='utf-8').splitlines()]
         want,used = {tuple(o.split('/')) for o in lines if o},set()
-        def is_valid(o:str|Path)->bool:
+        def is_valid(o: str|Path) -> bool:
             ends = {Path(o).parts[-n:] for n in {len(w) for w in want}} & want
             used.update(ends); return bool(ends)
         sides = _sides([is_valid(o) for o in items])
@@ -363,15 +363,15 @@ class FileSplitter:
         return sides
 
 # %% ../nbs/01_files.ipynb #71f65ae8
-def _values(by:Callable|Sequence, items:Sequence, what:str)->list:
+def _values(by: Callable|Sequence, items: Sequence, what: str) -> list:
     "A label (or group) for each item, from a function or a sequence."
     values = [by(o) for o in items] if callable(by) else list(by)
     if len(values)!=len(items): raise ValueError(f'{len(values)} {what} for {len(items)} items')
     return values
 
-def _classes(values:list)->list[np.ndarray]:
+def _classes(values: list) -> list[np.ndarray]:
     "The positions of each value, in order of first appearance."
-    where:dict[Any,list[int]] = {}
+    where: dict[Any,list[int]] = {}
     for i,v in enumerate(values): where.setdefault(v, []).append(i)
     return [np.array(o) for o in where.values()]
 
@@ -379,11 +379,11 @@ def _classes(values:list)->list[np.ndarray]:
 @dataclass(frozen=True)
 class StratifiedSplitter:
     "The same share of each class, drawn at random, is for validation."
-    labels:Callable[[Any],Any]|Sequence=parent_label   # a labeller, or a label for each item
-    valid_pct:float=.2                                  # 0-1
-    seed:int|None=None
+    labels: Callable[[Any],Any]|Sequence=parent_label   # a labeller, or a label for each item
+    valid_pct: float=.2                                  # 0-1
+    seed: int|None=None
     def __post_init__(self): _check_share(self.valid_pct, 'valid_pct')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         rng,mask = np.random.default_rng(self.seed),np.zeros(len(items), bool)
         for idx in _classes(_values(self.labels, items, 'labels')):
             n = round(self.valid_pct*len(idx)); n = min(max(n,1), len(idx)-1) if 0<self.valid_pct<1 else n
@@ -394,11 +394,11 @@ class StratifiedSplitter:
 @dataclass(frozen=True)
 class GroupSplitter:
     "Whole groups, drawn at random until about `valid_pct` of the items is reached, are for validation."
-    groups:Callable[[Any],Any]|Sequence   # the group of an item (patient, film, day), or one for each item
-    valid_pct:float=.2                     # 0-1, of the items
-    seed:int|None=None
+    groups: Callable[[Any],Any]|Sequence   # the group of an item (patient, film, day), or one for each item
+    valid_pct: float=.2                     # 0-1, of the items
+    seed: int|None=None
     def __post_init__(self): _check_share(self.valid_pct, 'valid_pct')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         groups = _classes(_values(self.groups, items, 'groups'))
         if len(groups)<2: raise ValueError(f'there is only one group among {len(items)} items, and a group cannot be on both sides')
         mask,want = np.zeros(len(items), bool),self.valid_pct*len(items)
@@ -407,17 +407,17 @@ class GroupSplitter:
         return _sides(mask)
 
 # %% ../nbs/01_files.ipynb #db89033d
-def _n_items(size:float|int, n:int)->int: return -int(-size*n//1) if isinstance(size, float) else size   # a share, rounded up, or a number
+def _n_items(size: float|int, n: int) -> int: return -int(-size*n//1) if isinstance(size, float) else size   # a share, rounded up, or a number
 
 @dataclass(frozen=True)
 class TrainTestSplitter:
     "scikit-learn's `train_test_split`, with its arguments; the same split as there unless `stratify` is given."
-    test_size:float|int=.2                 # share, or number of items
-    random_state:int|None=None
-    stratify:Sequence|None=None            # a label for each item: keep the classes' shares
-    train_size:float|int|None=None         # share, or number of items; None: all the rest
-    shuffle:bool=True
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    test_size: float|int=.2                 # share, or number of items
+    random_state: int|None=None
+    stratify: Sequence|None=None            # a label for each item: keep the classes' shares
+    train_size: float|int|None=None         # share, or number of items; None: all the rest
+    shuffle: bool=True
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         n = len(items); n_test = _n_items(self.test_size, n)
         n_train = n-n_test if self.train_size is None else int(self.train_size*n) if isinstance(self.train_size, float) else self.train_size
         if n_test+n_train>n or not n_test or not n_train: raise ValueError(f'cannot take {n_train} for training and {n_test} for validation of {n} items')
@@ -425,7 +425,7 @@ class TrainTestSplitter:
         idx = np.random.RandomState(self.random_state).permutation(n).tolist() if self.shuffle else [*range(n_train,n),*range(n_train)]
         n_rest = n_test if self.shuffle else n-n_train
         return idx[n_rest:n_rest+n_train], idx[:n_test]
-    def _stratified(self, items:Sequence, share:float, n_train:int)->tuple[list[int],list[int]]:
+    def _stratified(self, items: Sequence, share: float, n_train: int) -> tuple[list[int],list[int]]:
         train,valid = StratifiedSplitter(self.stratify, share, self.random_state)(items)
         if n_train>=len(train): return train,valid
         keep = StratifiedSplitter([self.stratify[i] for i in train], n_train/len(train), self.random_state)(train)[1]
@@ -435,18 +435,18 @@ class TrainTestSplitter:
 @dataclass(frozen=True)
 class KFoldSplitter:
     "Fold `fold` of `k`: over all folds each item is for validation once."
-    k:int=5
-    fold:int=0                                          # 0..k-1
-    seed:int=0                                          # the same for all folds of one run
-    labels:Callable[[Any],Any]|Sequence|None=None       # spread each class over the folds
-    groups:Callable[[Any],Any]|Sequence|None=None       # keep each group in one fold
+    k: int=5
+    fold: int=0                                          # 0..k-1
+    seed: int=0                                          # the same for all folds of one run
+    labels: Callable[[Any],Any]|Sequence|None=None       # spread each class over the folds
+    groups: Callable[[Any],Any]|Sequence|None=None       # keep each group in one fold
     def __post_init__(self):
         if not 0<=self.fold<self.k or self.k<2: raise ValueError(f'fold is 0..k-1 and k at least 2; got fold={self.fold}, k={self.k}')
         if self.labels is not None and self.groups is not None: raise ValueError('give labels or groups, not both')
-    def __call__(self, items:Sequence)->tuple[list[int],list[int]]:
+    def __call__(self, items: Sequence) -> tuple[list[int],list[int]]:
         if len(items)<self.k: raise ValueError(f'{len(items)} items cannot be dealt into {self.k} folds')
         return _sides(self._folds(items)==self.fold)
-    def _folds(self, items:Sequence)->np.ndarray:
+    def _folds(self, items: Sequence) -> np.ndarray:
         "The fold (n,) of each item."
         rng,folds,sizes = np.random.default_rng(self.seed),np.zeros(len(items), int),np.zeros(self.k, int)
         if self.groups is None:

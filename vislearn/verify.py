@@ -18,47 +18,47 @@ from .files import progress_bar
 from .image import ImageError, open_image
 
 # %% ../nbs/03a_verify.ipynb #bf6ebf44
-def what_is_wrong(fn:str|Path)->str|None:
+def what_is_wrong(fn: str|Path) -> str|None:
     "Why `fn` can't be used as a picture, or None if it can."
     try: open_image(fn)
     except ImageError as e: return str(e).removeprefix(repr(os.fspath(fn))).strip().removeprefix('is not a usable picture: ')
     return None
 
 # %% ../nbs/03a_verify.ipynb #826a2c46
-def verify_image(fn:str|Path)->bool:
+def verify_image(fn: str|Path) -> bool:
     "Whether `fn` is a picture that can be used."
     return what_is_wrong(fn) is None
 
 # %% ../nbs/03a_verify.ipynb #4156f5bd
 class BadImages(L):
     "Paths of files that can't be used; `reasons` says why, for each."
-    def __init__(self, items:Iterable=None, reasons:dict|None=None, n_seen:int=0):
+    def __init__(self, items: Iterable=None, reasons: dict|None=None, n_seen: int=0):
         super().__init__(items)
         self.reasons,self.n_seen = dict(reasons or {}),n_seen   # n_seen: how many were looked at
 
-    def _new(self, items:Iterable, *args, **kwargs)->L: return L(items, *args, **kwargs)   # what `map` and slices give is a plain list
+    def _new(self, items: Iterable, *args, **kwargs) -> L: return L(items, *args, **kwargs)   # what `map` and slices give is a plain list
 
-    def counts(self)->dict[str,int]:
+    def counts(self) -> dict[str,int]:
         "How often each reason occurred, the most frequent first."
         return dict(Counter(self.reasons[f] for f in self).most_common())
 
-    def to_csv(self, fname:str|Path)->Path:
+    def to_csv(self, fname: str|Path) -> Path:
         "Write a table with the columns path and reason."
         with open(fname, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
             csv.writer(f).writerows([('path','reason'), *((str(o),self.reasons[o]) for o in self)])
         return Path(fname)
 
-    def __repr__(self)->str:
+    def __repr__(self) -> str:
         head = f'{len(self)} of {self.n_seen} files are no usable pictures'
         return '\n'.join([head, *(f'  {str(f)!r}: {self.reasons[f]}' for f in self[:10]), *(['  ...'] if len(self)>10 else [])])
 
-    def _repr_html_(self)->None: return None   # the text above says more than L's table
+    def _repr_html_(self) -> None: return None   # the text above says more than L's table
 
 # %% ../nbs/03a_verify.ipynb #9921ceab
 def verify_images(
-    fns:Iterable[str|Path],   # files to open
-    n_workers:int|None=None,  # threads; default: one for each core, 16 at most
-)->BadImages:                 # of Path, in the order given
+    fns: Iterable[str|Path],   # files to open
+    n_workers: int|None=None,  # threads; default: one for each core, 16 at most
+) -> BadImages:                 # of Path, in the order given
     "The files of `fns` that can't be opened and decoded to the end, each with the reason."
     fns = [Path(o) for o in fns]
     with ThreadPoolExecutor(n_workers or min(16, os.cpu_count() or 1)) as ex:
