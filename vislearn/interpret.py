@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.foundation import L
 from torch import Tensor, nn
 
 from .core import listify
@@ -549,6 +550,7 @@ class Interpretation:
     def refresh(self) -> 'Interpretation':
         "Predict again, after the model or its thresholds have changed; returns itself."
         self.preds, self.targs, self.losses = self.learn.get_preds(dl=self.dl, with_loss=True, act=self.act)
+        self._read: list[int] = list(getattr(self.dl, 'read', ()) or range(len(self.preds)))             # unreadable pictures were skipped
         self._embeddings: Tensor|None = None
         return self
 
@@ -558,10 +560,10 @@ class Interpretation:
         return self.target.vocab
 
     @property
-    def items(self) -> Sequence:
-        "The items that were judged."
+    def items(self) -> L:
+        "The items that were judged, in the order of the predictions."
         if not hasattr(self.dl, 'items'): raise AttributeError(f'the pictures cannot be opened again: {type(self.dl).__name__} has no items (use a Loader, such as learn.dls.test_dl(files, with_labels=True))')
-        return self.dl.items
+        return self.dl.items if len(self._read) == len(self.dl.items) else self.dl.items[self._read]
 
     @property
     def decided(self) -> Tensor: # as targs
@@ -614,14 +616,18 @@ class Interpretation:
         which = which.tolist() if isinstance(which, Tensor) else listify(which)
         if all(isinstance(o, (int, np.integer)) for o in which):
             self.items
-            return self.dl.to_device(self.dl.load([int(o) for o in which]))[0]
+            return self.dl.to_device(self.dl.load([self._read[int(o)] for o in which]))[0]
         return self.learn.dls.test_dl(which, bs=len(which)).one_batch()[0]
 
     def picture(self,
         i: int, # position
     ) -> Tensor: # (3,h,w) 0-1
         "A picture as the network sees it, normalisation undone."
-        return self.dl.decode(self._batch(i))[0]
+        return self._pictures(i)[0]
+
+    def _pictures(self, which):
+        xb = self._batch(which)
+        return self.dl.decode(xb)
 
     def _draw(self, idxs, head, nrows, ncols, figsize, cam, axs):
         axs = _grid(len(idxs), nrows, ncols, figsize, axs)
@@ -684,14 +690,17 @@ class Interpretation:
         which = self.top_losses(4)[1].tolist() if which is None else which.tolist() if isinstance(which, Tensor) else listify(which)
         heat, labels = self.cam(which, label, layer)
         axs = _grid(len(heat), nrows, ncols, figsize, axs)
-        for ax, im, h, y in zip(axs, self.dl.decode(self._batch(which)), heat, labels.tolist()):
+        for ax, im, h, y in zip(axs, self._pictures(which), heat, labels.tolist()):
             show_heat(im, h, shorten(self.vocab[y]) if self.vocab is not None else None, ax=ax)
         return axs
 
     @property
     def embeddings(self) -> Tensor: # (n,d)
         "One vector per picture; computed in a second pass at first use, then kept."
-        if self._embeddings is None: self._embeddings = embed(self.learn.model, self.dl)
+        if self._embeddings is None:
+            vecs = embed(self.learn.model, self.dl)
+            if len(vecs) != len(self): raise RuntimeError(f'{len(self)} pictures were predicted but {len(vecs)} can be read now; call refresh()')
+            self._embeddings = vecs
         return self._embeddings
 
     def plot_embeddings(self,
@@ -730,7 +739,7 @@ class Interpretation:
         "Draw a picture and the ones most like it."
         found = self.find_similar(picture, k)
         axs = _grid(len(found) + 1, nrows, ncols, figsize, axs)
-        show_image(self.dl.decode(self._batch([picture]))[0], axs[0]).set_title('this one', fontsize=9)
+        show_image(self._pictures([picture])[0], axs[0]).set_title('this one', fontsize=9)
         for ax, row in zip(axs[1:], found):
             show_image(self.picture(row['position']), ax).set_title(f"{shorten(row['label'] or '', 20)}\n{row['similarity']:.2f}", fontsize=9)
         return axs
