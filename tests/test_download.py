@@ -353,7 +353,7 @@ def damaged(f, make, at):
 
 PETS = (('pets/cat/1.txt',b'meow'*50),('pets/dog/2.txt',b'wuff'*50))
 HOSTILE = dict(
-    climbs=lambda f: tar_of(f, *PETS, ('../../evil',b'x')), climbs_inside=lambda f: tar_of(f, ('a/../../evil',b'x')), absolute=lambda f: tar_of(f, ('/tmp/vislearn_evil',b'x')),
+    climbs=lambda f: tar_of(f, *PETS, ('../../evil',b'x')), climbs_inside=lambda f: tar_of(f, ('a/../../evil',b'x')), absolute=lambda f: tar_of(f, ('/vislearn_evil',b'x')),
     symlink=lambda f: tar_of(f, ('out',None,dict(type=tarfile.SYMTYPE,linkname='/etc'))), through_symlink=lambda f: tar_of(f, ('out',None,dict(type=tarfile.SYMTYPE,linkname='..')), ('out/evil',b'x')),
     harmless_symlink=lambda f: tar_of(f, ('a',b'x'), ('b',None,dict(type=tarfile.SYMTYPE,linkname='a'))), hardlink=lambda f: tar_of(f, ('b',None,dict(type=tarfile.LNKTYPE,linkname='/etc/hostname'))),
     device=lambda f: tar_of(f, ('d',None,dict(type=tarfile.CHRTYPE,devmajor=1,devminor=5))), pipe=lambda f: tar_of(f, ('p',None,dict(type=tarfile.FIFOTYPE))),
@@ -370,7 +370,7 @@ def test_hostile_archives_leave_nothing(tmp_path, kind):
     import resource
     inner = tmp_path/'a'/'b'; inner.mkdir(parents=True); f = inner/'x.bin'; HOSTILE[kind](f); before = set(tmp_path.rglob('*')); used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ArchiveError, match='x.bin is not unpacked') as e: extract_archive(f, inner/'out')
-    assert set(tmp_path.rglob('*'))==before and not os.path.exists('/tmp/vislearn_evil') and len(str(e.value))>30
+    assert set(tmp_path.rglob('*'))==before and not os.path.exists('/vislearn_evil') and len(str(e.value))>30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-used<200_000   # KB
 
 def test_good_archives(tmp_path):
