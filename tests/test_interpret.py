@@ -167,7 +167,7 @@ def test_calibration_changes_the_model_and_no_answer(kind, request):
     before, logits = i.decided, learn.get_preds(act=lambda p: p)[0]
     t = i.calibrate()
     assert t > 1.5 and torch.equal(i.decided, before) and math.isclose(i.temperature(), 1., abs_tol=.02)
-    torch.testing.assert_close(learn.get_preds(act=lambda p: p)[0], logits/t, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(learn.get_preds(act=lambda p: p)[0], logits/t, atol=.02, rtol=.04)         # bf16 where that is fast
 
 
 def test_numbers_have_losses_but_no_classes():
