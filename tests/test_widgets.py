@@ -140,6 +140,19 @@ def test_keys(learn):
     c.keys.value = text + ']]d['
     assert c.review.page == 1 and c.cleaner.counts()['delete'] == 2
 
+def test_keys_turn_pages(learn):
+    c = ImageClassifierCleaner(learn, max_n=5)
+    c.keys.value = 'nnnnd'; assert (c.review.page, c.at) == (1, 0) and c.focus.layout.display == 'block'
+    c.keys.value += 'p'; assert (c.review.page, c.at) == (0, 4) and list(c.delete()) == [4]
+    c.keys.value += 'n'*20; assert (c.review.page, c.at) == (2, 1)   # the last one
+
+def test_keys_typed_in_the_middle_of_the_box(learn):
+    c = ImageClassifierCleaner(learn)
+    c.keys.value = 'nn'; c.keys.value = 'ndn'
+    assert list(c.delete()) == [2]
+    c.keys.value = 'x'; c.keys.value = ''                          # selected and replaced: no command
+    assert list(c.delete()) == [2]
+
 def test_typing_fast_loses_nothing(learn):
     c = ImageClassifierCleaner(learn)
     c.keys.value = 'dddnk2'
@@ -243,7 +256,7 @@ def test_names_are_escaped(tmp_path):
     c = ImageClassifierCleaner(pretend_learner(tmp_path, fs), max_n=99)
     c.dd_ds.value = 'Valid' if f not in c.fns else 'Train'
     i = list(c.fns).index(f)
-    click(c, i, DELETE); c.btn_apply.click(); c.keys.value = 'n'*i
+    click(c, i, DELETE); c.btn_apply.click(); c.keys.value = 'p' + 'n'*i
     for html in (c.iw.cards[i].picture.value, c.message.value, c.focus.value): assert '<img src=x' not in html and '&lt;img src=x' in html
 
 def test_labels_are_escaped(tmp_path):

@@ -77,10 +77,11 @@ def file_lock(path: str|Path, timeout: float=30.):
         yield
 
 # %% ../nbs/17_cleaner.ipynb #23f1a2a5
-def move_new(src: str|Path, # file or symbolic link
-             dst: str|Path, # its new name; its folder is made if need be
-             link: str|None=None, # for a symbolic link: the text to write (default: what still points at the same target)
-            ) -> None:
+def move_new(
+    src: str|Path, # file or symbolic link
+    dst: str|Path, # its new name; its folder is made if need be
+    link: str|None = None, # for a symbolic link: the text to write (default: what still points at the same target)
+) -> None:
     "Move a file to a name that is free, never overwriting: `FileExistsError` if the name is taken."
     src,dst = str(src),str(dst)
     os.makedirs(os.path.dirname(dst), exist_ok=True)
@@ -107,9 +108,10 @@ def _move_without_links(src, dst):
     os.replace(part, dst)
     os.unlink(src)
 
-def free_name(path: str|Path, # where a file should go
-              taken: set, # names promised to others, as `_key` writes them; this one is added
-             ) -> Path:
+def free_name(
+    path: str|Path, # where a file should go
+    taken: set, # names promised to others, as `_key` writes them; this one is added
+) -> Path:
     "`path`, or `path` with `_1`, `_2`... before its suffix if there is a file of that name or it is promised."
     p,i = Path(path),0
     while os.path.lexists(p) or _key(p) in taken: i += 1; p = Path(path).with_stem(f'{Path(path).stem}_{i}')
@@ -198,10 +200,10 @@ def op_from_dict(d: dict) -> Move|Rewrite:
 class FolderLabels:
     "Labels are the names of the folders the pictures are in."
     def plan(self,
-             root: Path, # what the decisions' paths are relative to
-             trash: Path, # this Apply's own trash folder
-             decisions: list[Decision],
-            ) -> tuple[list, list]: # steps, [(path, reason)] for what cannot be done
+        root: Path, # what the decisions' paths are relative to
+        trash: Path, # this Apply's own trash folder
+        decisions: list[Decision],
+    ) -> tuple[list, list]: # steps, [(path, reason)] for what cannot be done
         ops,refused,taken = [],[],set()
         for d in decisions:
             try: ops += self._op(root, trash, d, taken)
@@ -365,10 +367,10 @@ class Plan:
 class Cleaner:
     "Decisions about the files under `root`, kept in a journal, carried out by `apply` and taken back by `undo`."
     def __init__(self,
-                 root: str|Path, # the folder all pictures are under
-                 labels: FolderLabels|CsvLabels|None=None, # where labels live (default: a folder per class)
-                 trash: str|Path|None=None, # where deleted files and the journal go (default: `.vislearn_trash` in `root`)
-                ):
+        root: str|Path, # the folder all pictures are under
+        labels: FolderLabels|CsvLabels|None = None, # where labels live (default: a folder per class)
+        trash: str|Path|None = None, # where deleted files and the journal go (default: `.vislearn_trash` in `root`)
+    ):
         self.root = Path(os.path.abspath(root))
         self.labels = labels or FolderLabels()
         self.trash = self.root/(trash or '.vislearn_trash')
@@ -379,7 +381,7 @@ class Cleaner:
     def delete(self, path: str|Path) -> None:
         "Decide that a file shall go to the trash."
         self._decide(path, 'delete')
-    def change(self, path: str|Path, label) -> None:
+    def change(self, path: str|Path, label: object) -> None:
         "Decide that a file's label is `label` (a list where pictures have several)."
         self._decide(path, 'change', label)
     def keep(self, path: str|Path) -> None:
@@ -559,17 +561,17 @@ class Picture:
 
     @property
     def file(self) -> str: return os.path.abspath(self.path)   # a relative path is relative to where Python runs, not to the cleaner's root
-    def has(self, cat) -> bool: return cat in self.label if isinstance(self.label, list) else cat == self.label
+    def has(self, cat: object) -> bool: return cat in self.label if isinstance(self.label, list) else cat == self.label
 
 orders = dict(loss=lambda p: -p.loss, confidence=lambda p: p.conf, audit=lambda p: -p.score, name=lambda p: str(p.path))
 
 class Review:
     "All pictures of a data set, a filtered and sorted page of them at a time, and what has been decided about each."
     def __init__(self,
-                 cleaner: Cleaner,
-                 load: dict, # name of a split -> function that gives its list of `Picture`; called when first needed
-                 max_n: int=30, # pictures on a page
-                ):
+        cleaner: Cleaner,
+        load: dict, # name of a split -> function that gives its list of `Picture`; called when first needed
+        max_n: int = 30, # pictures on a page
+    ):
         self.cleaner,self.load,self.max_n = cleaner,load,max_n
         self.split,self.cat,self.sort,self.page = next(iter(load)),ALL,'loss',0
         self._since,self._start,self._pics = len(cleaner.refresh().events),{},{}
@@ -592,7 +594,12 @@ class Review:
         for i,now in self.cleaner.follow([p.file for p in lost]).items(): self._move(lost[i], *now)
         return [p for p in ps if not p.gone and os.path.lexists(p.path)]
 
-    def select(self, split: str=None, cat=None, sort: str=None, page: int=None) -> list[Picture]:
+    def select(self,
+        split: str|None = None, # one of `load`
+        cat: object = None, # a label, '<All>', or '<Decided>' for what is open
+        sort: str|None = None, # one of `orders`
+        page: int|None = None, # from 0
+    ) -> list[Picture]:
         "Show other pictures: what is not given stays, but a new view begins at its first page."
         if any(o is not None for o in (split, cat, sort)): self.page = 0
         for k,v in dict(split=split, cat=cat, sort=sort, page=page).items():
@@ -610,13 +617,13 @@ class Review:
     @property
     def n_pages(self) -> int: return max(1, -(-self.n//self.max_n))
 
-    def value(self, i: int):
+    def value(self, i: int) -> object:
         "What has been chosen for picture `i` of the page: '<Keep>', '<Delete>', or its new label."
         d = self.cleaner.decision(self.shown[i].file)
         return KEEP if d is None else DELETE if d.do == 'delete' else d.label
     def values(self) -> list: return [self.value(i) for i in range(len(self.shown))]
 
-    def choose(self, i: int, value) -> None:
+    def choose(self, i: int, value: object) -> None:
         "Choose for picture `i` of the page; its own label is the same as '<Keep>'."
         p = self.shown[i]
         if value == DELETE: self.cleaner.delete(p.file)

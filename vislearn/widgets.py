@@ -19,14 +19,15 @@ import torch
 from fastcore.foundation import L
 from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, HBox, Label, Layout, Output, VBox
 
-from .cleaner import ALL, DECIDED, DELETE, KEEP, Cleaner, CsvLabels, FolderLabels, Picture, Review, labels_are_folders, orders
+from .cleaner import ALL, DECIDED, DELETE, KEEP, Cleaner, CsvLabels, FolderLabels, Picture, Plan, Review, labels_are_folders, orders
 from .image import Cut, ImageError, open_image, to_pil
 
 # %% ../nbs/17a_widgets.ipynb #f8e0cd69
-def thumb_jpeg(path: str|Path,
-               h: int, # pixels the picture has to fit into
-               w: int,
-              ) -> bytes:
+def thumb_jpeg(
+    path: str|Path,
+    h: int, # pixels the picture has to fit into
+    w: int,
+) -> bytes:
     "A small JPEG of a picture."
     def fit(ih, iw): s = min(h/ih, w/iw, 1); return Cut((0,0,iw,ih), (max(1, round(ih*s)), max(1, round(iw*s))))
     out = io.BytesIO()
@@ -54,10 +55,11 @@ def _said_html(p):
     why = f'<div class="vl-why">{html.escape(p.note)}</div>' if p.note else ''
     return f'<div class="vl-says">{said}{loss}</div>{why}'
 
-def card_html(p: Picture,
-              h: int=128, # pixels
-              w: int=256,
-             ) -> str:
+def card_html(
+    p: Picture,
+    h: int = 128, # pixels
+    w: int = 256,
+) -> str:
     "Picture, answer, label and name of one card."
     name,label = html.escape(p.path.name),'' if p.label in (None, []) else f'<b>{html.escape(_name(p.label))}</b> · '
     return (f'<div class="vl-im" style="height:{h}px" title="{html.escape(str(p.path))}">{_picture_html(str(p.path), _mtime(p.path), h, w)}</div>'
@@ -207,11 +209,12 @@ class ImagesCleaner:
 def _bundle(o, kwargs): return (o.widget._repr_mimebundle_(**kwargs) or {}) | {'text/plain': repr(o)}
 
 # %% ../nbs/17a_widgets.ipynb #2feac4ad
-def judge(learn: Any, # a Learner
-          ds_idx: int=1, # 0 training, 1 validation
-          scores: dict|None=None, # path -> (score, why) of an audit
-          moved: dict|None=None, # absolute path -> where the file is now, for files that are not where `learn` knows them
-         ) -> list[Picture]:
+def judge(
+    learn: Any, # a Learner
+    ds_idx: int = 1, # 0 training, 1 validation
+    scores: dict|None = None, # path -> (score, why) of an audit
+    moved: dict|None = None, # absolute path -> where the file is now, for files that are not where `learn` knows them
+) -> list[Picture]:
     "Every picture of a split that there still is, with its label and what the model says about it."
     dl,target = learn.dls[ds_idx],learn.dls.target
     if not target.vocab: raise ValueError(f'{target!r} has no classes to sort pictures into; the cleaner is for classification')
@@ -380,21 +383,21 @@ class ImageClassifierCleaner:
         self._say(f'{word}: {len(done)} picture{"s"*(len(done) != 1)}' + (f', {len(done.refused)} refused:' if done.refused else '.') + ' Make new DataLoaders to train on what is there now.'*bool(done.ops), [f'{p}: {why}' for p,why in done.refused], bool(done.refused))
         return done
 
-    def apply(self, dry_run: bool=False):
+    def apply(self, dry_run: bool=False) -> Plan:
         "Carry out what has been chosen in all views; with `dry_run` only say what that would be."
         return self.cleaner.plan() if dry_run else self._do('apply')
-    def undo(self, batch: int|None=None):
+    def undo(self, batch: int|None=None) -> Plan:
         "Take the last Apply back; its choices are open again."
         if batch is None: return self._do('undo')
         done = self.cleaner.undo(batch); self.show(page=self.review.page)
         return done
-    def redo(self):
+    def redo(self) -> Plan:
         "Carry out again what was undone last."
         return self._do('redo')
-    def restore_all(self):
+    def restore_all(self) -> Plan:
         "Take every Apply back."
         return self._do('restore_all')
-    def changes(self):
+    def changes(self): # DataFrame with path, do, label
         "A frame of all open choices."
         import pandas as pd
         return pd.DataFrame([dict(path=self.cleaner.root/d.path, do=d.do, label=d.label) for d in self.cleaner.pending], columns=['path', 'do', 'label'])
@@ -414,8 +417,7 @@ class ImageClassifierCleaner:
         return self.iw.change()
 
     def _type(self, text):
-        new = text[len(self._typed):] if text.startswith(self._typed) else ''
-        self._typed = text
+        new,self._typed = _inserted(self._typed, text),text
         for k in new: self._safely(lambda: self._key(k))
         if new: self._zoom()
 
@@ -425,8 +427,9 @@ class ImageClassifierCleaner:
         if k == '[': return self.show(page=r.page-1)
         if c is None: return
         if k in 'dk': self._set(c, DELETE if k == 'd' else KEEP)
-        if k.isdecimal() and 0 < int(k) <= len(self.labels): self._pick(c, self.labels[int(k)-1])
-        if k in 'dkn' or k.isdecimal() and not self.iw.many: self._goto(self.at+1)
+        known = k in '123456789' and int(k) <= len(self.labels)
+        if known: self._pick(c, self.labels[int(k)-1])
+        if k in 'dkn' or known and not self.iw.many: self._goto(self.at+1)
         if k == 'p': self._goto(self.at-1)
 
     def _set(self, card, value):
@@ -440,6 +443,10 @@ class ImageClassifierCleaner:
         self._set(card, [o for o in have if o != label] if label in have else have + [label])
 
     def _goto(self, i):
+        "Go to card `i`; beyond the page's ends is the next or the last page."
+        r,n = self.review,len(self.iw.fns)
+        if i >= n and r.page < r.n_pages-1: return self.show(page=r.page+1)
+        if i < 0 and r.page > 0: self.show(page=r.page-1); i = len(self.iw.fns)-1
         self.at = max(0, min(i, len(self.iw.fns)-1))
         for j,c in enumerate(self.iw.cards): c.here(j == self.at and self._typed != '')
 
@@ -460,6 +467,11 @@ class ImageClassifierCleaner:
         return (f'ImageClassifierCleaner({r.split}, {r.cat!r}: {len(r.shown)} of {r.n} pictures; {_counted(self.cleaner.counts())}). '
                 'A widget: let a Jupyter cell end with it. Elsewhere use .fns, .changes(), .apply(), .undo(), and .cleaner to decide.')
     def _repr_mimebundle_(self, **kwargs): return _bundle(self, kwargs)
+
+def _inserted(old, new):
+    "What was typed to make `new` of `old`, wherever the cursor was."
+    i = len(os.path.commonprefix([old, new]))
+    return new[i:len(new)-len(old)+i] if new.endswith(old[i:]) else ''
 
 def _counted(c): return f"{c['delete']} to delete, {c['change']} to change" + (f", {c['refused']} refused" if c.get('refused') else '')
 
