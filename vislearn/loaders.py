@@ -20,7 +20,8 @@ from PIL import Image
 
 from .augment import fuse, to_float
 from .cache import PictureCache
-from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify
+from .check import Part, Report, data_report
+from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, suggest
 from .image import ImageError, ItemPipeline, get_grid, show_image
 from .targets import Target, Vocab
 
@@ -89,6 +90,12 @@ class Dataset:
         "What item `i` is opened from."
         o = self.items[i]
         return o if self.get_x is None or _is_picture(o) else self.get_x(o)
+
+    def sources(self) -> list[Any]:
+        "What the items are opened from, where that is known without opening them; else an empty list."
+        if len(self) == 0: return []
+        cheap = lambda o: isinstance(o, (str, os.PathLike, bytes, bytearray, np.ndarray, torch.Tensor))
+        return [self.source(i) for i in range(len(self))] if cheap(self.source(0)) else []
 
     def x(self,
         i: int, # position of the item
@@ -364,16 +371,46 @@ class Loader:
         figsize: tuple[float, float]|None = None, # inches
         imsize: float = 2, # inches per picture when `figsize` is not given
         b: tuple[torch.Tensor, ...]|None = None, # a batch to show instead of the next one
+        stage: str = 'batch', # as they are 'open'ed, after the 'item' transforms, or as the 'batch' that the network sees
     ) -> list: # Axes
-        "Draw pictures as the network sees them (normalisation undone), titled with their labels."
+        "Draw pictures as the network sees them (normalisation undone), titled with their labels; or the same pictures at an earlier stage."
+        if stage not in ('open', 'item', 'batch'): raise ValueError(f"stage is 'open', 'item' or 'batch', got {stage!r}{suggest(stage, ['open', 'item', 'batch'])}")
+        if stage != 'batch': return self._show_early(stage, max_n, nrows, ncols, unique, figsize, imsize)
         if unique and b is None:
             self._peeks += 1
             b = self._repeated(self.order(-self._peeks)[0] if self.shuffle else 0, max_n)
         xb, *yb = b or self.one_batch()
         ims = self.decode(xb[:max_n])
+        return self._draw(ims, yb[0] if yb else None, nrows, ncols, figsize, imsize)
+
+    def _draw(self, ims, yb, nrows, ncols, figsize, imsize) -> list:
+        "Pictures in a grid, titled with their labels."
         axs = get_grid(len(ims), nrows, ncols, figsize, imsize)
-        for i, ax in enumerate(axs): show_image(ims[i], ax, title=self.target.show(yb[0][i].cpu()) if yb else None)
+        for i, ax in enumerate(axs): show_image(ims[i], ax, title=None if yb is None else self.target.show(yb[i].cpu()))
         return axs
+
+    def _show_early(self, stage, max_n, nrows, ncols, unique, figsize, imsize) -> list:
+        "Draw the pictures of the next batch before the batch transforms, or before any."
+        self._peeks += 1
+        epoch, ds = -self._peeks, self.dataset
+        order = self.order(epoch) if self.shuffle else list(range(self.n))
+        idxs = order[:1]*max_n if unique else order[:min(max_n, self.bs)]
+        tfms = ItemPipeline(None, ds.item_tfms.mode) if stage == 'open' else ds.item_tfms
+        ims = [tfms(ds.source(i), item_rng(self.seed, epoch - 1000*k*unique, i)) for k, i in enumerate(idxs)]
+        return self._draw(ims, None if ds.y is None else ds.y[idxs], nrows, ncols, figsize, imsize)
+
+    def trace(self,
+        i: int = 0, # position of the item
+        epoch: int = 0, # whose random numbers to use
+    ) -> list[tuple[str, Any]]: # (name of the step, picture)
+        "One item after each step on its way to the network."
+        ds, step = self.dataset, lambda t: type(t).__name__ if isinstance(t, Transform) else getattr(t, '__name__', type(t).__name__)
+        src, tfms, mode = ds.source(i), ds.item_tfms.tfms, ds.item_tfms.mode
+        res = [('opened', ItemPipeline(None, mode)(src))]
+        res += [(step(t), ItemPipeline(tfms[:k+1], mode)(src, item_rng(self.seed, epoch, i))) for k, t in enumerate(tfms)]
+        xb, tfms = stack_pictures([res[-1][1]]).to(self.device), self.batch_tfms.tfms
+        res += [(step(t), BatchPipeline(tfms[:k+1])(xb.clone(), batch_rng(self.seed, epoch, 0))) for k, t in enumerate(tfms)]
+        return [*res, ('to the network', self.batch_tfms(xb, batch_rng(self.seed, epoch, 0)))]
 
     def _repeated(self, i: int, n: int) -> tuple[torch.Tensor, ...]:
         "Item `i` augmented `n` times."
@@ -488,9 +525,23 @@ class DataLoaders:
         unique: bool = False, # one item, augmented `max_n` times
         figsize: tuple[float, float]|None = None, # inches
         imsize: float = 2, # inches per picture when `figsize` is not given
+        stage: str = 'batch', # as they are 'open'ed, after the 'item' transforms, or as the 'batch' that the network sees
     ) -> list: # Axes
-        "Draw training pictures as the network sees them."
-        return self.train.show_batch(max_n, nrows, ncols, unique, figsize, imsize)
+        "Draw training pictures as the network sees them, or at an earlier stage."
+        return self.train.show_batch(max_n, nrows, ncols, unique, figsize, imsize, stage=stage)
+
+    def check(self) -> Report:
+        "What the data is like and what looks wrong with it: counts, sizes, copies, and one picture traced through every step."
+        sets, trace = [dl.dataset for dl in self.loaders], []
+        for i in range(min(20, len(self.train_ds))): # the first that can be opened
+            try: trace = self.train.trace(i); break
+            except ImageError: continue
+        size = tuple(trace[-1][1].shape[-2:]) if trace else None
+        return data_report([Part(ds.name, ds.sources(), ds.y) for ds in sets], self.target, trace, size)
+
+    def summary(self) -> None:
+        "Print what `check` finds."
+        print(self.check())
 
     def test_dl(self,
         items: Sequence[Any], # paths, bytes, pictures, or whatever the items are
