@@ -155,6 +155,13 @@ def test_a_damaged_pillow_picture_is_named(tmp_path):
     (tmp_path/'cut.jpg').write_bytes(enc(picture(200, 200), 'JPEG')[:1500])
     with pytest.raises(ImageError, match='cut.jpg'): open_image(Image.open(tmp_path/'cut.jpg'))
 
+def test_arrays_are_taken_as_they_come():
+    "Read-only, mirrored, transposed: without a warning, and without changing them."
+    a = picture(); a.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for b in (a, a[:, ::-1], a[::2, ::3], np.asfortranarray(a)): assert (open_image(b).permute(1, 2, 0).numpy() == b).all()
+
 def test_without_simplejpeg_the_pixels_are_nearly_the_same(monkeypatch):
     data = enc(picture(300, 400), 'JPEG', quality=95, exif=exif(6))
     a = open_image(data, Resize(64).valid().cut)

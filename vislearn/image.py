@@ -311,7 +311,7 @@ def to_tensor(
 ) -> torch.Tensor: # (c,h,w) uint8
     "A picture as a uint8 tensor."
     if isinstance(im, Image.Image): x = torch.from_numpy(_pixels(im, 'L' if im.mode == 'L' and not _is_clear(im) else 'RGB'))
-    else: x = torch.as_tensor(np.ascontiguousarray(im) if isinstance(im, np.ndarray) else im).detach().cpu()
+    else: x = torch.as_tensor(np.require(im, requirements='CW') if isinstance(im, np.ndarray) else im).detach().cpu()
     if x.ndim == 2: x = x[None]
     elif x.ndim == 3 and not (isinstance(im, torch.Tensor) and x.shape[0] in (1, 3, 4)): x = x.permute(2, 0, 1)
     if x.ndim != 3 or x.shape[0] not in (1, 3, 4) or x.numel() == 0: raise ImageError(f'a picture is (h,w), (h,w,3) or (3,h,w); got shape {tuple(im.shape)}', 'values')
