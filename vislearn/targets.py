@@ -21,6 +21,8 @@ class Target:
     registry: dict[str, type['Target']] = {} # every target class by name
     vocab: 'Vocab|None' = None # the labels, where there are any
     c: int = 0 # outputs the network needs
+    metrics: tuple[str, ...] = () # what this task is usually judged by: names of functions in `metrics`
+    y_range: tuple[float, float]|None = None # limits of the outputs, where they are numbers within limits
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -126,6 +128,7 @@ def _no_label(o: Any) -> bool: return o is None or o != o # NaN, as data frames 
 # %% ../nbs/05_targets.ipynb #4ce955a3
 class Category(Target):
     "One label per picture: softmax, cross entropy, the most probable label."
+    metrics = ('accuracy',)
     def __init__(self,
         vocab: Sequence[Any]|None = None, # the labels in order; learned from the training items if not given
         sort: bool = True, # a learned vocabulary is sorted, else in order of appearance
@@ -164,12 +167,13 @@ class Category(Target):
 # %% ../nbs/05_targets.ipynb #cfd0f150
 class MultiCategory(Target):
     "Any number of labels per picture: sigmoid, binary cross entropy, every label above its threshold."
+    metrics = ('f1_score', 'average_precision_score')
     def __init__(self,
         vocab: Sequence[Any]|None = None, # the labels in order; learned from the training items if not given
         encoded: bool = False, # labels arrive as c numbers 0-1
         sort: bool = True, # a learned vocabulary is sorted
         add_na: bool = False, # put '#na#' first, for whatever is not in the vocabulary
-        thresh: float|Sequence[float] = .5, # probability from which a label counts, one or c of them
+        thresh: float|Sequence[float]|dict[Any, float] = .5, # probability above which a label counts: one, one per label, or by label (.5 for the others)
     ):
         self.encoded, self.sort, self.add_na, self.thresh, self.given = encoded, sort, add_na, thresh, vocab is not None
         if encoded and vocab is None: raise ValueError('encoded labels are only numbers: name them with vocab=[...]')
@@ -178,6 +182,10 @@ class MultiCategory(Target):
     def _set_vocab(self, vocab: Vocab):
         if self.add_na and '#na#' not in vocab: vocab = Vocab(['#na#', *vocab])
         self.vocab, self.c = vocab, len(vocab)
+        if isinstance(self.thresh, dict):
+            given = {vocab.index_of(k): v for k, v in self.thresh.items()}
+            self.thresh = [given.get(i, .5) for i in range(self.c)]
+        if not isinstance(self.thresh, (int, float)) and len(self.thresh) != self.c: raise ValueError(f'{self.c} labels need one threshold or {self.c} of them; got {len(self.thresh)}')
 
     def setup(self, labels):
         for i, o in enumerate(labels):
@@ -189,6 +197,7 @@ class MultiCategory(Target):
         if self.encoded:
             y = torch.as_tensor(label, dtype=torch.float)
             if y.shape != (self.c,): raise ValueError(f'expected {self.c} numbers, one for each of {list(self.vocab)}; got {label!r}')
+            if not (y.ge(0) & y.le(1)).all(): raise ValueError(f'encoded labels are 0, 1 or between; got {label!r} for {list(self.vocab)}. For numbers use RegressionBlock')
             return y
         y = torch.zeros(self.c)
         for o in listify(label):
@@ -198,7 +207,9 @@ class MultiCategory(Target):
 
     def decode(self, y): return [self.vocab[i] for i in torch.as_tensor(y).ge(.5).nonzero().flatten().tolist()]
 
-    def show(self, y): return ';'.join(map(str, self.decode(y)))
+    def show(self, y):
+        parts = [(self.vocab[i], v) for i, v in enumerate(torch.as_tensor(y).float().tolist()) if v > 0]
+        return ';'.join(f'{o}' if v == 1 else f'{o} {v:.2g}' for o, v in parts)
 
     def loss_func(self): return nn.BCEWithLogitsLoss()
 
@@ -213,10 +224,13 @@ class MultiCategory(Target):
 # %% ../nbs/05_targets.ipynb #7bd02d46
 class Regression(Target):
     "One or several numbers per picture: mean squared error."
+    metrics = ('rmse', 'mae')
+
     def __init__(self,
         c: int|None = None, # numbers per picture; counted if not given
+        y_range: tuple[float, float]|None = None, # limits that the network's outputs are kept within
     ):
-        self.c = c or 0
+        self.c, self.y_range = c or 0, None if y_range is None else tuple(map(float, y_range))
 
     def setup(self, labels):
         sizes = Counter(len(listify(o)) for o in labels)
@@ -225,7 +239,7 @@ class Regression(Target):
         return self
 
     def encode(self, label): # () or (c,) float
-        y = torch.as_tensor(label, dtype=torch.float)
+        y = torch.as_tensor(label.tolist() if hasattr(label, 'tolist') else label, dtype=torch.float)
         if y.numel() != self.c or not y.isfinite().all(): raise ValueError(f'expected {self.c} finite numbers, got {label!r}')
         return y
 
@@ -239,7 +253,7 @@ class Regression(Target):
 
     def decide(self, probs): return probs
 
-    def to_dict(self): return {'type': 'Regression', 'c': self.c}
+    def to_dict(self): return {'type': 'Regression', 'c': self.c, 'y_range': self.y_range}
 
 class MSELossFlat(nn.MSELoss):
     "Mean squared error between all values of `(n,1)` or `(n,c)` predictions and `(n,)` or `(n,c)` targets."
