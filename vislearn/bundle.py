@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import __version__
 from .callbacks import atomic_save
 from .core import Pipeline, check_kwargs, default_device
+from .fold import lean
 from .image import ItemPipeline
 from .loaders import BatchPipeline, default_workers, stack_pictures
 from .loop import PRECISIONS, resolve_precision
@@ -83,6 +84,7 @@ def _zip_kind(path: Path) -> str:
     except (zipfile.BadZipFile, OSError, ValueError): return 'cut off or damaged (its end is missing): copy or download it again'
     with z:
         entries = [o.split('/', 1)[-1] for o in z.namelist()]
+        if 'data.pkl' in entries and any(o.compress_type != zipfile.ZIP_STORED for o in z.infolist()): return 'a torch file that was packed again by another program'
         if 'constants.pkl' in entries or any(o.startswith('code/') for o in entries): return 'a TorchScript program'
         if 'archive_format' in entries or any(o.endswith('model.json') for o in entries): return 'a torch.export program'
         if 'data.pkl' not in entries: return f'a zip archive of {len(entries)} files'
@@ -136,12 +138,18 @@ def load_bundle(
     if not isinstance(state, dict) or state.get('format') != 'vislearn': raise refuse(describe_file(path))
     if not isinstance(state.get('version'), int) or state['version'] > FORMAT:
         raise BundleError(f"{path.name} was made by vislearn {state.get('made_with', {}).get('vislearn')}, which is newer than this one ({__version__}): pip install -U vislearn")
+    wrong = [k for k, t in _FIELDS.items() if not isinstance(state.get(k), t)]
+    if wrong: raise BundleError(f"{path.name} is damaged: its entries {wrong} are missing or of the wrong kind")
     return state
+
+_FIELDS = {'config': (dict, type(None)), 'model_class': str, 'weights': dict, 'channels_last': bool, 'target': dict, 'mode': str,
+           'item_tfms': (list, type(None)), 'batch_tfms': (list, type(None)), 'steps': list, 'precision': str, 'bs': int}
 
 def _is_plain_zip(path: Path) -> bool:
     "Is it a torch file, nothing compressed, that names only what rebuilds tensors?"
     try:
-        with zipfile.ZipFile(path) as z:
+        with open(path, 'rb') as f, zipfile.ZipFile(path) as z:
+            if f.read(2) != b'PK': return False # something else stands before the archive
             stored = all(o.compress_type == zipfile.ZIP_STORED for o in z.infolist()) and len(set(z.namelist())) == len(z.namelist())
             return stored and pickle_names(io_of(z)) <= PLAIN_NAMES
     except Exception: return False
@@ -196,7 +204,7 @@ class Predictor:
         get_x: Callable|None = None, # from an item to what is opened
     ):
         self.device = default_device(device)
-        self.model, self.target, self.item_tfms, self.batch_tfms, self.get_x = model.to(self.device).eval(), target, item_tfms, batch_tfms, get_x
+        self.model, self.target, self.item_tfms, self.batch_tfms, self.get_x = lean(model.to(self.device).eval()), target, item_tfms, batch_tfms, get_x
         self.dtype = PRECISIONS[resolve_precision(precision, self.device)]
 
     def open(self,

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NOT_IN_TRIALS', 'progress_mode', 'format_time', 'text_row', 'html_table', 'ProgressCallback', 'Recorder',
            'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'suggest_lrs',
-           'atomic_save', 'writable', 'model_file', 'save_model', 'load_model', 'TrackerCallback',
+           'plain_data', 'atomic_save', 'writable', 'model_file', 'save_model', 'load_model', 'TrackerCallback',
            'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip',
            'GradientAccumulation', 'MixedPrecision', 'ChannelsLast', 'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze',
            'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback',
-           'ShortEpochCallback', 'ActivationStats']
+           'Speed', 'ShortEpochCallback', 'ActivationStats']
 
 # %% ../nbs/12_callbacks.ipynb #9996b619
 import csv, html, json, math, os, random, shutil, sys, time, warnings
@@ -49,7 +49,8 @@ def format_time(
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     "A row of the history as the table shows it."
-    return {k: format_time(v) if k == 'time' else _num(v) for k, v in row.items() if not (k == 'time' and os.environ.get('IN_TEST'))}
+    timed = ('time', 'img_s', 'wait') if os.environ.get('IN_TEST') else () # no two runs agree on these
+    return {k: format_time(v) if k == 'time' else _num(v) for k, v in row.items() if k not in timed}
 
 def text_row(
     cells: Iterable[str],
@@ -306,6 +307,21 @@ def suggest_lrs(
     if flat: warnings.warn(f'no learning rate is suggested: the curve {"has only " + str(n) + " points" if len(losses) < 20 else "is flat"}. Try more batches (num_it) or a wider range (start_lr, end_lr)', stacklevel=3)
     return namedtuple('SuggestedLRs', [f.__name__ for f in funcs])(*(None if flat else float(f(lrs, losses)) for f in funcs))
 
+# %% ../nbs/12_callbacks.ipynb #0d5e3a12
+def plain_data(
+    o: Any, # nested dicts, lists and tuples of anything
+) -> Any:
+    "`o` with numpy's numbers and arrays, paths and the like replaced by numbers, tensors and strings; anything else becomes its text, with a warning."
+    if o is None or type(o) in (Tensor, nn.Parameter, str, bytes, bool, int, float): return o
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'biuf': return torch.from_numpy(o.copy())
+    if isinstance(o, (np.generic, np.ndarray)): return plain_data(o.tolist())
+    if isinstance(o, Mapping): return {plain_data(k): plain_data(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return (tuple if isinstance(o, tuple) else list)(map(plain_data, o))
+    for t in (int, float, str):
+        if isinstance(o, t): return t(o)
+    if not isinstance(o, Path): warnings.warn(f'a {type(o).__name__} is not plain data; it is stored as text: {o!r}')
+    return str(o)
+
 # %% ../nbs/12_callbacks.ipynb #e36a01d1
 def _nbytes(o: Any) -> int:
     "Bytes of all tensors in nested dicts and lists."
@@ -370,7 +386,7 @@ def save_model(
     "Save weights (and optimizer), atomically; returns the file."
     file, opt = model_file(learn, name), getattr(learn, 'opt', None)
     state = {'model': learn.model.state_dict()} | ({'opt': opt.state_dict()} if with_opt and opt is not None else {})
-    return atomic_save(state, writable(file.parent)/file.name)
+    return atomic_save(plain_data(state), writable(file.parent)/file.name)
 
 def load_model(
     learn: Any,
@@ -588,9 +604,10 @@ class EMA(Callback):
     def _tensors(self, learn) -> list[Tensor]: return [o.data for o in [*learn.model.parameters(), *learn.model.buffers()] if o.is_floating_point()]
 
     def before_fit(self, learn):
-        self.swapped, tensors = False, self._tensors(learn)
+        tensors = self._tensors(learn)
         if self.shadow is None: self.n, self.shadow = 0, [o.clone() for o in tensors]
         self.shadow = [o.to(t.device) for o, t in zip(self.shadow, tensors)]
+        if self.swapped: self.swap(learn) # a checkpoint was written while the average was in use
 
     def after_step(self, learn):
         self.n += 1
@@ -674,7 +691,7 @@ class Checkpoint(Callback):
         keep: int = 0, # also keep the last so many epochs, as epoch_N.pth
         plan: dict[str, Any]|None = None, # the call that started the run, as plain data, for `learn.resume`
     ):
-        self.run, self.every, self.keep, self.plan, self.track = Path(name), every, keep, plan or {}, TrackerCallback(monitor)
+        self.run, self.every, self.monitor, self.keep, self.plan, self.track = Path(name), every, monitor, keep, plan or {}, TrackerCallback(monitor)
 
     def before_fit(self, learn):
         self.folder, self.pending_rng = writable(learn.path/'runs'/self.run), None
@@ -711,12 +728,13 @@ class Checkpoint(Callback):
         position: tuple[int, int], # epoch, and batches done in it
     ) -> Path:
         "Write `last.pth`."
-        return atomic_save(self.state(learn, position), self.folder/'last.pth')
+        return atomic_save(plain_data(self.state(learn, position)), self.folder/'last.pth')
 
     def state(self, learn: Any, position: tuple[int, int]) -> dict[str, Any]:
         "Everything the next step depends on, as plain data."
         params = [*learn.model.parameters()]
-        return {'format': 'vislearn-run', 'version': 1, 'plan': self.plan, 'phase': learn.phase, 'position': position, 'n_fits': learn.n_fits,
+        options = {'every': self.every, 'monitor': self.monitor, 'keep': self.keep}
+        return {'format': 'vislearn-run', 'version': 1, 'plan': self.plan, 'options': options, 'phase': learn.phase, 'position': position, 'n_fits': learn.n_fits,
                 'model': learn.model.state_dict(), 'opt': learn.opt.state_dict(), 'scaler': learn.scaler.state_dict(), 'requires_grad': [p.requires_grad for p in params],
                 'grads': [p.grad for p in params] if learn.unstepped else None, 'unstepped': learn.unstepped, 'smooth': vars(learn.smooth_loss),
                 'loaders': _loader_states(learn, position[1] > 0), 'history': learn.history, 'rng': get_rng_state(), 'track': self.track.state_dict(),
@@ -788,7 +806,7 @@ class CSVLogger(Callback):
         self.fname, self.append, self.file = Path(fname), append, None
 
     def before_fit(self, learn):
-        fresh = not self.append and learn.phase == 0 and learn.position == (0, 0)
+        fresh = not self.append and learn.phase == 0 and learn.position == (0, 0) and learn.resuming is None
         self.file = writable((learn.path/self.fname).parent)/self.fname.name
         if fresh: self.file.unlink(missing_ok=True)
 
@@ -796,7 +814,7 @@ class CSVLogger(Callback):
         if learn.row not in learn.history[-1:]: return
         new = not self.file.exists()
         with open(self.file, 'a', newline='') as f:
-            w = csv.DictWriter(f, list(learn.row))
+            w = csv.DictWriter(f, list(learn.row) if new else next(csv.reader(open(self.file))), extrasaction='ignore')
             if new: w.writeheader()
             w.writerow(learn.row)
 
@@ -846,6 +864,21 @@ class ShowGraphCallback(Callback):
         elif 'IPython' in sys.modules and sys.modules['IPython'].get_ipython():
             from IPython.display import display
             display(self._figure(learn))
+
+# %% ../nbs/12_callbacks.ipynb #26469cd4
+class Speed(Callback):
+    "Adds 'img_s' (training pictures per second) and 'wait' (0-1, share of the time spent waiting for batches) to each row."
+    order = 45
+    run_valid = False
+    def before_train(self, learn): self.start = self.last = time.perf_counter(); self.n, self.waited = 0, 0.
+
+    def before_batch(self, learn): self.waited += time.perf_counter() - self.last
+
+    def after_batch(self, learn): self.n, self.last = self.n + len(learn.xb), time.perf_counter()
+
+    def after_train(self, learn):
+        took = max(time.perf_counter() - self.start, 1e-9)
+        learn.row |= {'img_s': self.n/took, 'wait': self.waited/took}
 
 # %% ../nbs/12_callbacks.ipynb #3eb91b87
 class ShortEpochCallback(Callback):

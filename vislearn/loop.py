@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import batch_rng, listify, suggest
+from .fold import is_depthwise, keep_memory, lean
 from .metrics import compute_metric, metric_names
 
 # %% ../nbs/11_loop.ipynb #50633d45
@@ -204,11 +205,12 @@ def fast_bf16(
 def resolve_precision(
     precision: str, # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
     device: torch.device,
+    trains: nn.Module|None = None, # the network, if gradients will be computed
 ) -> str:
     "The precision to compute in on `device`; where fp16 can't be had, bf16 or fp32 with a warning."
     if precision != 'auto' and precision not in PRECISIONS: raise ValueError(f"precision {precision!r} is none of {[*PRECISIONS, 'auto']}{suggest(precision, PRECISIONS)}")
     best = 'bf16' if fast_bf16(device) else 'fp32'
-    if precision == 'auto': return best
+    if precision == 'auto': return 'fp32' if device.type == 'cpu' and trains is not None and is_depthwise(trains) else best
     if precision == 'fp16' and device.type == 'cpu':
         warnings.warn(f'fp16 is for GPUs; on this CPU {best} is used instead')
         return best
@@ -255,6 +257,7 @@ class TrainLoop:
     training: bool = False          # is a training batch under way
     interrupted: bool = False       # was the last fit stopped by Ctrl-C
     row: dict[str, Any]             # of the current epoch
+    lean: bool = True               # compute no more than is needed (see `lean` in fold); False runs the model itself, hooks and all
     position: tuple[int, int] = (0, 0) # epoch, and training batches done in it
     phase: int = 0                  # of a run in several fits, such as `fine_tune`
     path: Path = Path('.')          # where models and logs go
@@ -336,10 +339,18 @@ class TrainLoop:
         try: yield self.remove_cbs(gone)
         finally: self.add_cbs(gone)
 
+    def ordered_cbs(self, event: str) -> list[Callback]:
+        "The callbacks that are told of `event`, in the order in which they are."
+        return [cb for cb in self.cbs if event in cb.events]
+
+    def show_training_loop(self) -> None:
+        "Print which callback acts when."
+        for e in EVENTS:
+            if cbs := self.ordered_cbs(e): print(f'{e}: {", ".join(map(str, cbs))}')
+
     def __call__(self, event: str) -> None:
         "Tell every callback of `event`, lowest `order` first."
-        for cb in [*self.cbs]:
-            if event not in cb.events: continue
+        for cb in self.ordered_cbs(event):
             if event in _BATCH_EVENTS and not (cb.run_train if self.training else cb.run_valid): continue
             getattr(cb, event)(self)
 
@@ -384,13 +395,14 @@ class TrainLoop:
         self._to_device()
         if self.opt is None: self.create_opt()
         self.set_lr(self.lr if lr is None else lr)
-        self._amp = resolve_precision(self.precision, self.device)
+        self._amp = resolve_precision(self.precision, self.device, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
         self._watch = _LossWatch(self.device)
         self._buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self._good_buffers = [b.clone() for b in self._buffers]
 
     def _to_device(self):
+        if self.device.type == 'cpu': keep_memory()
         self.model.to(self.device)
         if isinstance(self.loss_func, nn.Module): self.loss_func.to(self.device)
 
@@ -400,7 +412,7 @@ class TrainLoop:
         try: self('after_fit')
         finally:
             self.model.eval()
-            self.training, self.xb, self.yb, self.pred, self.loss, self._good_buffers = False, None, None, None, None, None
+            self.training, self.xb, self.yb, self.pred, self.loss, self._good_buffers, self._net = False, None, None, None, None, None, self.model
 
     def _epochs(self):
         for self.epoch in range(self.position[0], self.n_epoch):
@@ -422,6 +434,9 @@ class TrainLoop:
         self._with_events(self._train_batches, 'train', CancelTrainException)
 
     def _train_batches(self):
+        self._amp = resolve_precision(self.precision, self.device, self.model)
+        no_grad = PRECISIONS[resolve_precision(self.precision, self.device)]
+        self._net = lean(self.model, True, no_grad) if self.lean else self.model
         done, self.dl_epoch = self.position[1], getattr(self.dl, 'epoch', 0)
         for self.iter, batch in enumerate(_batches_from(self.dl, done), done):
             self.pct_train = (self.epoch + self.iter/self.n_iter)/self.n_epoch
@@ -437,7 +452,7 @@ class TrainLoop:
         self.mid_batch = False
 
     def _do_batch(self):
-        with self._autocast(): self.pred = self.model(self.xb) # (bs,c)
+        with self._autocast(): self.pred = self._net(self.xb) # (bs,c)
         if self._amp != 'fp32': self.pred = self.pred.float()
         self('after_pred')
         if self.yb is not None: self.loss = self.loss_func(self.pred, self.yb)
@@ -470,7 +485,7 @@ class TrainLoop:
 
     def _where(self) -> str:
         "Where a run stopped."
-        return f"Stopped in epoch {self.epoch} of 0-{self.n_epoch-1}, {'batch' if self.training else 'validation batch'} {self.iter} of {self.n_iter}. The learner can be used as it is."
+        return f"Stopped in epoch {self.epoch} (of {self.n_epoch}) after {'batch' if self.training else 'validation batch'} {self.iter} (of {self.n_iter}); the learner can be used as it is"
 
     @contextmanager
     def _seeded(self):
@@ -494,6 +509,7 @@ class TrainLoop:
         self._amp = resolve_precision(self.precision, self.device)
         def batches():
             nonlocal n, total
+            self._net = lean(self.model) if self.lean else self.model
             for self.iter, batch in enumerate(dl):
                 self._one_batch(batch)
                 if self.pred is None: continue
@@ -502,6 +518,7 @@ class TrainLoop:
                 self._ctrl_c.check()
         with torch.no_grad(): self._with_events(batches, 'validate', CancelValidException)
         self.xb = self.yb = self.pred = self.loss = None
+        self._net = self.model
         if not kept: return None, None, None, None
         return *(None if o[0] is None else torch.cat(o).cpu() for o in zip(*kept)), (total/n).item() if n else None
 
@@ -515,7 +532,8 @@ class TrainLoop:
         target = getattr(self.dls, 'target', None)
         try: res = compute_metric(f, preds, targs, target.probs(preds) if target else None)
         except Exception as e: e.add_note(f'in the metric {name!r}, given preds {tuple(preds.shape)} and targs {tuple(targs.shape)}'); raise
-        return res.item() if hasattr(res, 'item') and getattr(res, 'size', 1) in (1, ()) or isinstance(res, Tensor) and res.numel() == 1 else res
+        n = res.numel() if isinstance(res, Tensor) else getattr(res, 'size', 0) # numpy's scalars have a size
+        return res.item() if n == 1 else res
 
     def validate(self,
         ds_idx: int = 1, # 0 training items (without augmentation), 1 validation items
