@@ -17,6 +17,5 @@ setup(
     package_data={cfg['lib_path']: ['py.typed']},
     install_requires=cfg['requirements'].split(), extras_require=extras,
     python_requires='>='+cfg['min_python'],
-    entry_points={'console_scripts': [o for o in cfg['console_scripts'].splitlines() if o.strip()],
-                  'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={'console_scripts': [o for o in cfg['console_scripts'].splitlines() if o.strip()]},
 )
