@@ -20,13 +20,14 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'download_urls', 'URLs', 'untar_data', 'max_bytes', 'ImageError', 'open_image', 'to_pil', 'ResizeMethod',
            'PadMode', 'Resize', 'RandomResizedCrop', 'CropPad', 'RandomCrop', 'RatioResize', 'FlipItem', 'DihedralItem',
            'PILImage', 'PILImageBW', 'to_thumb', 'subplots', 'get_grid', 'show_image', 'show_images', 'verify_image',
-           'verify_images', 'picture_suffix', 'download_images', 'ImageUrl', 'SearchError', 'search_images_ddg',
-           'search_images_bing', 'imagenet_stats', 'cifar_stats', 'mnist_stats', 'Normalize', 'Flip', 'Dihedral',
-           'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting', 'Brightness', 'Contrast', 'Saturation', 'Hue',
-           'RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'AutoAugment', 'RandAugment', 'TrivialAugment',
-           'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', 'Target', 'Category', 'MultiCategory', 'Regression',
-           'MSELossFlat', 'BadFile', 'Dataset', 'Loader', 'DataLoaders', 'ImageBlock', 'CategoryBlock',
-           'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'ImageDataLoaders', 'accuracy',
+           'verify_images', 'picture_suffix', 'download_images', 'resize_images', 'ImageUrl', 'SearchError',
+           'search_images_ddg', 'search_images_bing', 'imagenet_stats', 'cifar_stats', 'mnist_stats', 'Normalize',
+           'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting', 'Brightness', 'Contrast',
+           'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'AutoAugment', 'RandAugment',
+           'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', 'Target', 'Category', 'MultiCategory',
+           'Regression', 'MSELossFlat', 'BadFile', 'Dataset', 'Loader', 'DataLoaders', 'SPLIT_NAMES', 'LOADING',
+           'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock',
+           'read_table', 'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders', 'accuracy',
            'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score',
            'f1_score', 'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss',
            'exact_match', 'roc_curve', 'precision_recall_curve', 'roc_auc_score', 'average_precision_score',
@@ -47,13 +48,13 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'slide', 'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau',
            'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision',
            'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback',
-           'ShortEpochCallback', 'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file',
-           'save_bundle', 'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner', 'load_learner',
-           'grad_cam', 'Interpretation', 'ClassificationInterpretation', 'ImageClassifierCleaner', 'ImagesCleaner',
-           'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager',
-           'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math', 'models',
-           'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce', 'requests',
-           'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
+           'Speed', 'ShortEpochCallback', 'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError',
+           'describe_file', 'save_bundle', 'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner',
+           'load_learner', 'grad_cam', 'Interpretation', 'ClassificationInterpretation', 'ImageClassifierCleaner',
+           'ImagesCleaner', 'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter',
+           'contextmanager', 'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math',
+           'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce',
+           'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
 import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
@@ -87,14 +88,17 @@ from .image import (
     max_bytes, ImageError, open_image, to_pil, ResizeMethod, PadMode, Resize, RandomResizedCrop, CropPad, RandomCrop, RatioResize, FlipItem,
     DihedralItem, PILImage, PILImageBW, to_thumb, subplots, get_grid, show_image, show_images)
 from .verify import verify_image, verify_images
-from .collect import picture_suffix, download_images, ImageUrl, SearchError, search_images_ddg, search_images_bing
+from .collect import (
+    picture_suffix, download_images, resize_images, ImageUrl, SearchError, search_images_ddg, search_images_bing)
 from .augment import (
     imagenet_stats, cifar_stats, mnist_stats, Normalize, Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU, Lighting, Brightness,
     Contrast, Saturation, Hue, RandomErasing, setup_aug_tfms, aug_transforms)
 from .policies import AutoAugment, RandAugment, TrivialAugment, AugMix, Cutout, HideAndSeek, GridMask
 from .targets import Target, Category, MultiCategory, Regression, MSELossFlat
 from .loaders import BadFile, Dataset, Loader, DataLoaders
-from .block import ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, ImageDataLoaders
+from .block import (
+    SPLIT_NAMES, LOADING, ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, read_table, read_names,
+    read_list, Labelled, LazyPicture, ImageDataLoaders)
 from .metrics import (
     accuracy, error_rate, top_k_accuracy, accuracy_multi, precision_score, recall_score, fbeta_score, f1_score, balanced_accuracy_score,
     cohen_kappa_score, matthews_corrcoef, hamming_loss, exact_match, roc_curve, precision_recall_curve, roc_auc_score,
@@ -116,7 +120,7 @@ from .loop import (
 from .callbacks import (
     ProgressCallback, Recorder, ParamScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
     EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision,
-    ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, ShowGraphCallback, ShortEpochCallback, ActivationStats)
+    ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, ShowGraphCallback, Speed, ShortEpochCallback, ActivationStats)
 from .mix import MixUp, CutMix, MixSwitch
 from .bundle import BundleError, describe_file, save_bundle, load_bundle, Predictor
 from .learner import cnn_learner, Learner, vision_learner, load_learner
@@ -185,13 +189,14 @@ _all_ = [
     'max_bytes', 'ImageError', 'open_image', 'to_pil', 'ResizeMethod', 'PadMode', 'Resize', 'RandomResizedCrop', 'CropPad', 'RandomCrop',
     'RatioResize', 'FlipItem', 'DihedralItem', 'PILImage', 'PILImageBW', 'to_thumb', 'subplots', 'get_grid', 'show_image', 'show_images', # image
     'verify_image', 'verify_images', # verify
-    'picture_suffix', 'download_images', 'ImageUrl', 'SearchError', 'search_images_ddg', 'search_images_bing', # collect
+    'picture_suffix', 'download_images', 'resize_images', 'ImageUrl', 'SearchError', 'search_images_ddg', 'search_images_bing', # collect
     'imagenet_stats', 'cifar_stats', 'mnist_stats', 'Normalize', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting',
     'Brightness', 'Contrast', 'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', # augment
     'AutoAugment', 'RandAugment', 'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', # policies
     'Target', 'Category', 'MultiCategory', 'Regression', 'MSELossFlat', # targets
     'BadFile', 'Dataset', 'Loader', 'DataLoaders', # loaders
-    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'ImageDataLoaders', # block
+    'SPLIT_NAMES', 'LOADING', 'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table',
+    'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders', # block
     'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
     'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve',
     'roc_auc_score', 'average_precision_score', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae',
@@ -208,7 +213,7 @@ _all_ = [
     'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', # loop
     'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
     'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
-    'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback',
+    'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback', 'Speed',
     'ShortEpochCallback', 'ActivationStats', # callbacks
     'MixUp', 'CutMix', 'MixSwitch', # mix
     'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', # bundle
