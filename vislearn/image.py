@@ -506,7 +506,8 @@ class ItemPipeline(Pipeline):
         first = tfms[0] if tfms and isinstance(tfms[0], CropTransform) else None
         x = open_image(src, partial(first.cut, rng=rng) if first else None, self.mode)
         for t in tfms[1 if first else 0:]:
-            x = t(x, rng) if isinstance(t, Transform) else _foreign(t, x, self.mode)
+            try: x = t(x, rng) if isinstance(t, Transform) else _foreign(t, x, self.mode)
+            except Exception as e: e.add_note(f'in the item transform {t!r}, given a picture {tuple(x.shape)}'); raise
         return x
 
     def valid(self) -> 'ItemPipeline': return ItemPipeline(super().valid().tfms, self.mode)
@@ -516,7 +517,7 @@ def _foreign(f: Callable, x: torch.Tensor, mode: str) -> torch.Tensor:
     y = f(to_pil(x))
     try: return to_tensor(y, mode)
     except (ImageError, AttributeError, TypeError) as e:
-        e.add_note(f'in the item transform {f!r}, which was given a Pillow picture and returned a {type(y).__name__}'); raise
+        e.add_note(f'it was given a Pillow picture and returned a {type(y).__name__}'); raise
 
 # %% ../nbs/03_image.ipynb #bd3fc18f
 class PILImage(Image.Image):

@@ -156,7 +156,9 @@ class BatchPipeline(Pipeline):
 
     def __call__(self, xb, rng=None): # (bs,3,h,w) uint8 -> float
         "`xb` as floats after every step."
-        for t in self._steps: xb = t(xb, rng) if isinstance(t, Transform) else t(to_float(xb))
+        for t in self._steps:
+            try: xb = t(xb, rng) if isinstance(t, Transform) else t(to_float(xb))
+            except Exception as e: e.add_note(f'in the batch transform {t!r}, given a batch {tuple(xb.shape)}'); raise
         return to_float(xb)
 
     def decode(self,
