@@ -10,6 +10,7 @@ SKIPPED = ('slow', 'gpu', 'net') # cells marked so keep the outputs they have
 def quiet_env(home: Path) -> dict[str, str]:
     "An environment where notebooks run alike everywhere: one thread, no GPU, nothing written to the user's home."
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST' and not k.startswith('PYTEST')}
+    env['MALLOC_ARENA_MAX'] = '1' # cells run beside the main thread, where glibc would map and unmap every large tensor
     return {**env, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'JUPYTER_DATA_DIR': str(home), 'PYTHONUTF8': '1', 'MPLBACKEND': 'agg'}
 
 def copy_tree(dest: Path) -> Path:
