@@ -43,10 +43,11 @@ class CategoryBlock(TargetBlock):
         vocab: Sequence[Any]|None = None, # the labels in order; learned from the training items if not given
         sort: bool = True, # a learned vocabulary is sorted
         add_na: bool = False, # put '#na#' first, for whatever is not in the vocabulary
+        class_weights: str|dict[Any, float]|Sequence[float]|None = None, # what a mistake on each class costs: 'balanced', by label, or one each
     ):
-        self.vocab, self.sort, self.add_na = vocab, sort, add_na
+        self.vocab, self.sort, self.add_na, self.class_weights = vocab, sort, add_na, class_weights
 
-    def target(self) -> Category: return Category(self.vocab, self.sort, self.add_na)
+    def target(self) -> Category: return Category(self.vocab, self.sort, self.add_na, self.class_weights)
 
 class MultiCategoryBlock(TargetBlock):
     "Any number of labels per picture."
@@ -55,10 +56,11 @@ class MultiCategoryBlock(TargetBlock):
         vocab: Sequence[Any]|None = None, # the labels in order; learned from the training items if not given
         add_na: bool = False, # put '#na#' first, for whatever is not in the vocabulary
         thresh: float|Sequence[float]|dict[Any, float] = .5, # probability above which a label counts: one, one per label, or by label
+        pos_weight: str|dict[Any, float]|Sequence[float]|None = None, # what missing a label costs: 'balanced', by label, or one each
     ):
-        self.encoded, self.vocab, self.add_na, self.thresh = encoded, vocab, add_na, thresh
+        self.encoded, self.vocab, self.add_na, self.thresh, self.pos_weight = encoded, vocab, add_na, thresh, pos_weight
 
-    def target(self) -> MultiCategory: return MultiCategory(self.vocab, self.encoded, add_na=self.add_na, thresh=self.thresh)
+    def target(self) -> MultiCategory: return MultiCategory(self.vocab, self.encoded, add_na=self.add_na, thresh=self.thresh, pos_weight=self.pos_weight)
 
 class RegressionBlock(TargetBlock):
     "One or several numbers per picture."
