@@ -1,5 +1,5 @@
 "What callbacks do when things go wrong: kills, full disks, unwritable folders, wrong names; and what the screen shows."
-import errno, json, multiprocessing, os, random, shutil, subprocess, sys, time
+import errno, json, multiprocessing, os, random, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,13 @@ from torch import nn
 
 from tiny import FULL, make_dls, make_pictures, same_weights, tiny_net
 from vislearn.callbacks import (EMA, ActivationStats, Checkpoint, CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, JSONLogger, LRFinder, MixedPrecision,
-                                ProgressCallback, Recorder, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback, TerminateOnNaNCallback, TrackerCallback, Unfreeze,
+                                LineLogger, ProgressCallback, Recorder, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback, TensorBoardCallback, TerminateOnNaNCallback, TrackerCallback,
+                                TrainMetrics, Unfreeze,
                                 atomic_save, load_model, plain_data, progress_mode, read_run, save_model, writable)
+from vislearn.learner import Learner
 from vislearn.loop import TrainLoop, on
 from vislearn.metrics import accuracy
+from vislearn.mix import MixUp
 
 HERE = Path(__file__).parent
 x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
@@ -312,7 +315,8 @@ def test_notebook_table(tmp_path, monkeypatch):
         def update(self, o): seen.append(o.data)
     monkeypatch.setattr(IPython.display, 'display', lambda o, display_id=None: seen.append(o.data) or Handle())
     loop(tmp_path, ProgressCallback(), metrics=accuracy).fit(2)
-    assert len(seen) == 2 and seen[-1].count('<tr>') == 3 and '<th>accuracy</th>' in seen[-1]
+    assert seen[-1].count('<tr>') == 3 and '<th>accuracy</th>' in seen[-1] and '<progress' not in seen[-1]
+    assert any('<progress value="1" max="4"></progress> epoch 1/2' in o for o in seen)
 
 def test_progress_mode_can_be_set(monkeypatch):
     monkeypatch.setenv('VISLEARN_PROGRESS', 'notebook')
@@ -330,3 +334,35 @@ def test_lr_finder_stops_when_the_loss_explodes(tmp_path):
 
 def test_unfreeze_needs_a_plan():
     with pytest.raises(ValueError, match='the plan is a dict'): Unfreeze('gradul')
+
+def test_line_logger_looks_like_paddles(tmp_path, monkeypatch):
+    monkeypatch.delenv('IN_TEST', raising=False)
+    lines = []
+    loop(tmp_path, LineLogger(2, lines.append), metrics=accuracy).fit(2)
+    assert len(lines) == 6
+    assert re.fullmatch(r'\[Train\]\[Epoch 1/2\]\[Iter: 2/4\] lr: 0\.10000, loss: \d\.\d{5}, [\d.]+ images/s, eta: \d\d:\d\d', lines[0])
+    assert lines[2].startswith('[Eval][Epoch 1/2] train_loss: ') and 'accuracy: ' in lines[2]
+
+def test_train_metrics_leave_mixed_batches_out(tmp_path):
+    learn = Learner(make_dls(make_pictures(tmp_path/'p'), tmp_path), tiny_net(), metrics=accuracy)
+    learn.fit(1, cbs=TrainMetrics()); learn.fit(1, cbs=[TrainMetrics(), MixUp()])
+    assert 'train_accuracy' in learn.history[0] and 'train_accuracy' not in learn.history[1]
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    learn = Learner(make_dls(make_pictures(tmp_path/'p'), tmp_path), tiny_net(), metrics=accuracy)
+    learn.fit(2, cbs=TensorBoardCallback(every=2, n_preds=3, with_hist=True, trace_model=True))
+    learn.validate()
+    log = EventAccumulator(str(tmp_path/'tensorboard')).Reload()
+    tags = log.Tags()
+    assert {'batch/train_loss', 'batch/lr', 'epoch/accuracy', 'epoch/valid_loss'} <= set(tags['scalars']) and tags['graph']
+    assert [round(o.value, 4) for o in log.Scalars('epoch/accuracy')] == [round(o['accuracy'], 4) for o in learn.history]
+    assert 'head.3.weight' in tags['histograms'] and any(o.startswith('valid/0') for o in tags['images']) and any('red' in o for o in tags['tensors'])
+
+def test_activation_stats_of_a_frozen_body(tmp_path):
+    "What is skipped for speed must run when it is watched."
+    learn = Learner(make_dls(make_pictures(tmp_path/'p'), tmp_path), tiny_net(), train_bn=False)
+    learn.freeze()
+    learn.fit(1, cbs=ActivationStats(), lr=1e-3)
+    assert learn.lean

@@ -14,7 +14,7 @@ from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
 from vislearn.augment import Normalize
 from vislearn.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.bundle import BundleError
-from vislearn.callbacks import EMA, BnFreeze, CSVLogger, ProgressCallback, Recorder, SaveModelCallback, Unfreeze, minimum, slide, steep, valley
+from vislearn.callbacks import EMA, CSVLogger, ProgressCallback, SaveModelCallback, Unfreeze, minimum, slide, steep, valley
 from vislearn.files import RandomSplitter, get_image_files, parent_label
 from vislearn.image import PILImage, Resize
 from vislearn.learner import Learner, cnn_learner, load_learner, vision_learner
@@ -338,7 +338,7 @@ def test_loading_runs_no_code(learn, tmp_path):
     class Evil:
         def __reduce__(self): return print, ('ran',)
     torch.save(Evil(), tmp_path/'e.pth')
-    with pytest.raises(Exception, match='[Ww]eights.only'): learn.load(tmp_path/'e.pth')
+    with pytest.raises(BundleError, match='does not hold weights but a pickle that would run code: it names __builtin__.print'): learn.load(tmp_path/'e.pth')
 
 FRESH = """
 import sys, torch

@@ -30,7 +30,7 @@ def test_ctrl_c_waits_for_the_end_of_the_batch(event, capsys):
     learn = loop()
     with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=on(event, at(1, 2, press_ctrl_c)))
     assert learn.position == (1, 3) and learn.interrupted and not learn.mid_batch
-    assert 'Stopped in epoch 1 (of 3) after batch 2 (of 4)' in capsys.readouterr().out
+    assert 'Stopped in epoch 1 (of 3), batch 3 of 4;' in capsys.readouterr().out
     same = loop() # all that was done was done in full: going on gives what would have been
     with pytest.raises(RuntimeError): same.fit(3, cbs=on('before_batch', at(1, 3, lambda learn: (_ for _ in ()).throw(RuntimeError))))
     assert all(torch.equal(a, b) for a, b in zip(learn.model.state_dict().values(), same.model.state_dict().values()))
@@ -184,3 +184,16 @@ def test_a_bad_batch_is_found_on_a_gpu():
     learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1)
     with pytest.raises(NonFiniteLoss): learn.fit(1)
     assert all(o.isfinite().all() for o in learn.model.state_dict().values())
+
+def test_a_failing_loss_says_what_it_was_given():
+    learn = TrainLoop(([(x[:16], y[:16] + 5)], batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD)
+    with pytest.raises(IndexError) as e: learn.fit(1)
+    assert 'in the loss CrossEntropyLoss(), given pred (16, 2) float32 and targ (16,) int64' in e.value.__notes__
+
+def test_nothing_to_train_on():
+    with pytest.raises(ValueError, match='nothing to train on'): TrainLoop(([], batches), net(), nn.CrossEntropyLoss(), torch.optim.SGD).fit(1)
+
+def test_show_training_loop(capsys):
+    learn = loop(on('before_fit', print))
+    learn.show_training_loop()
+    assert capsys.readouterr().out == 'before_fit: Callback\n' and len(learn.ordered_cbs('before_fit')) == 1

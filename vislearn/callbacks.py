@@ -8,8 +8,8 @@ __all__ = ['NOT_IN_TRIALS', 'progress_mode', 'format_time', 'text_row', 'html_ta
            'plain_data', 'atomic_save', 'writable', 'model_file', 'save_model', 'load_model', 'TrackerCallback',
            'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip',
            'GradientAccumulation', 'MixedPrecision', 'ChannelsLast', 'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze',
-           'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback',
-           'Speed', 'ShortEpochCallback', 'ActivationStats']
+           'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run', 'CSVLogger', 'JSONLogger', 'LineLogger',
+           'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats']
 
 # %% ../nbs/12_callbacks.ipynb #9996b619
 import csv, html, json, math, os, random, shutil, sys, time, warnings
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .core import listify, suggest
 from .loop import Callback, CancelFitException, CancelTrainException, CancelValidException
+from .metrics import metric_names
 from .optim import get_hyper, set_hyper
 
 # %% ../nbs/12_callbacks.ipynb #064b473a
@@ -68,6 +69,22 @@ def html_table(
     return '<table>' + (tr('th', cells[0]) if cells else '') + ''.join(tr('td', c.values()) for c in cells) + '</table>'
 
 # %% ../nbs/12_callbacks.ipynb #804e7cf8
+class _HtmlBar:
+    "As much of tqdm as is needed, drawn by `show(html)` a few times a second."
+    def __init__(self, show: Callable[[str], None], total: int, initial: int, desc: str, delay: float):
+        self.show, self.total, self.n, self.desc, self.text = show, total, initial, desc, ''
+        self.next = time.monotonic() + delay
+
+    def update(self) -> None:
+        self.n += 1
+        if time.monotonic() < self.next: return
+        self.next = time.monotonic() + .2
+        self.show(f'<progress value="{self.n}" max="{self.total}"></progress> {html.escape(self.desc)} {self.n}/{self.total} {html.escape(self.text)}')
+
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None: self.text = text
+
+    def close(self) -> None: pass
+
 class ProgressCallback(Callback):
     "A bar while batches go by, and a table with a row for each epoch. Judging outside a fit shows a bar only when it takes over 2 seconds."
     order = 50
@@ -81,14 +98,16 @@ class ProgressCallback(Callback):
     def before_train(self, learn): self._open(learn, f'epoch {learn.epoch}/{learn.n_epoch}')
 
     def before_validate(self, learn):
-        if not self.in_fit: self.now = self.mode or progress_mode()
+        if not self.in_fit: self.now, self.rows, self.table = self.mode or progress_mode(), [], None
         self._open(learn, 'valid')
 
     def _open(self, learn, text):
-        if self.now not in ('notebook', 'terminal'): return
-        if self.now == 'notebook': from tqdm.auto import tqdm
-        else: from tqdm import tqdm
-        self.bar, self.read = tqdm(total=learn.n_iter, initial=learn.position[1] if learn.training else 0, desc=text, leave=False, delay=0 if self.in_fit else 2), time.monotonic()
+        kw = dict(total=learn.n_iter, initial=learn.position[1] if learn.training else 0, desc=text, delay=0 if self.in_fit else 2)
+        self.read = time.monotonic()
+        if self.now == 'notebook': self.bar = _HtmlBar(self._show, **kw)
+        if self.now == 'terminal':
+            from tqdm import tqdm
+            self.bar = tqdm(**kw, leave=False)
 
     def after_batch(self, learn):
         if self.bar is None: return
@@ -99,6 +118,7 @@ class ProgressCallback(Callback):
 
     def _close(self, learn=None):
         if self.bar is not None: self.bar.close()
+        if self.table is not None and not self.in_fit: self._show()
         self.bar = None
 
     after_train = after_validate = _close
@@ -112,12 +132,15 @@ class ProgressCallback(Callback):
         if len(self.rows) == 1: print(text_row(cells, cells))
         print(text_row(cells.values(), cells), flush=True)
 
-    def _show(self):
+    def _show(self, bar: str = ''):
         from IPython.display import HTML, display
-        if self.table is None: self.table = display(HTML(html_table(self.rows)), display_id=True)
-        else: self.table.update(HTML(html_table(self.rows)))
+        out = HTML((html_table(self.rows) if self.rows else '') + bar)
+        if self.table is None: self.table = display(out, display_id=True)
+        else: self.table.update(out)
 
-    def after_fit(self, learn): self._close(); self.in_fit = False
+    def after_fit(self, learn):
+        self._close(); self.in_fit = False
+        if self.table is not None: self._show()
 
 # %% ../nbs/12_callbacks.ipynb #6513cdd9
 class Recorder(Callback):
@@ -524,7 +547,7 @@ class SaveModelCallback(TrackerCallback):
     def after_fit(self, learn):
         if self.at_end: save_model(learn, self.fname, self.with_opt)
         elif self.saved: load_model(learn, self.saved, self.with_opt)
-        elif not self.every_epoch: warnings.warn(f'no epoch was completed with a {self.monitor}, so no best model was saved')
+        elif not self.every_epoch and learn.n_epoch: warnings.warn(f'no epoch was completed with a {self.monitor}, so no best model was saved')
 
 # %% ../nbs/12_callbacks.ipynb #48dc761f
 class TerminateOnNaNCallback(Callback):
@@ -840,6 +863,49 @@ class JSONLogger(CSVLogger):
         import pandas as pd
         return pd.read_json(self.file, lines=True)
 
+# %% ../nbs/12_callbacks.ipynb #3947f90d
+class LineLogger(Callback):
+    "Prints a line every so many batches and one per epoch, as `[Train][Epoch 3/20][Iter: 10/100] lr: 0.00100, loss: 0.31250, 98.1 images/s, eta: 0:01:02`."
+    order = 55
+    def __init__(self,
+        every: int = 10, # batches
+        log: Callable[[str], Any] = print, # where lines go, such as `logging.info`
+    ):
+        self.every, self.log = every, log
+
+    def before_fit(self, learn): self.start, self.done, self.n = time.perf_counter(), 0, 0
+
+    def after_batch(self, learn):
+        if not learn.training: return
+        self.done, self.n = self.done + 1, self.n + len(learn.xb)
+        if (learn.iter + 1) % self.every: return
+        took = time.perf_counter() - self.start
+        left = (1 - (learn.epoch + (learn.iter + 1)/learn.n_iter)/learn.n_epoch)*learn.n_epoch*learn.n_iter # batches
+        speed = '' if os.environ.get('IN_TEST') else f', {self.n/took:.1f} images/s, eta: {format_time(left*took/self.done)}'
+        lr, loss = get_hyper(learn.opt.param_groups[-1], 'lr'), learn.smooth_loss.value
+        self.log(f'[Train][Epoch {learn.epoch + 1}/{learn.n_epoch}][Iter: {learn.iter + 1}/{learn.n_iter}] lr: {lr:.5f}, loss: {loss:.5f}{speed}')
+
+    def after_epoch(self, learn):
+        if learn.row in learn.history[-1:]: self.log(f'[Eval][Epoch {learn.epoch + 1}/{learn.n_epoch}] ' + ', '.join(f'{k}: {v}' for k, v in _cells(learn.row).items() if k != 'epoch'))
+
+# %% ../nbs/12_callbacks.ipynb #554839f4
+class TrainMetrics(Callback):
+    "Adds the learner's metrics over the training batches to each row, as 'train_accuracy' and so on."
+    order = -100 # sees the targets before they are mixed
+    run_valid = False
+    def before_train(self, learn): self.kept = []
+
+    def before_batch(self, learn): self.targ = learn.yb
+
+    def after_batch(self, learn):
+        if learn.pred is not None and learn.yb is self.targ: self.kept.append((learn.pred.detach(), learn.yb)) # another yb: the batch was mixed
+
+    def after_train(self, learn):
+        if len(self.kept) <= learn.n_iter//2: return
+        preds, targs = (torch.cat(o).cpu() for o in zip(*self.kept))
+        self.kept = []
+        learn.row |= {f'train_{n}': learn._metric(m, n, preds, targs) for m, n in zip(learn.metrics, metric_names(learn.metrics))}
+
 # %% ../nbs/12_callbacks.ipynb #3d080de3
 class ShowGraphCallback(Callback):
     "Draws training and validation loss while training (in a notebook, one picture that grows), or once at the end elsewhere."
@@ -880,6 +946,54 @@ class Speed(Callback):
         took = max(time.perf_counter() - self.start, 1e-9)
         learn.row |= {'img_s': self.n/took, 'wait': self.waited/took}
 
+# %% ../nbs/12_callbacks.ipynb #4c86c2f1
+class TensorBoardCallback(Callback):
+    "Writes a run for TensorBoard."
+    order = 70
+    def __init__(self,
+        log_dir: str|Path|None = None, # the run's folder; `learn.path/tensorboard` if not given
+        every: int = 10, # batches between two points of the training loss
+        n_preds: int = 9, # pictures shown after each epoch; 0 for none
+        with_hist: bool = False, # histograms of the weights after each epoch
+        trace_model: bool = False, # the network's graph
+    ):
+        self.log_dir, self.every, self.n_preds, self.with_hist, self.trace_model, self.n = log_dir, every, n_preds, with_hist, trace_model, 0
+
+    def before_fit(self, learn):
+        try: from torch.utils.tensorboard import SummaryWriter
+        except ImportError as e: raise ImportError("TensorBoard is not installed: pip install 'vislearn[log]'") from e
+        self.writer = SummaryWriter(str(self.log_dir or writable(learn.path/'tensorboard')))
+
+    def before_batch(self, learn):
+        if self.trace_model and learn.training: self.writer.add_graph(learn.model, learn.xb); self.trace_model = False
+
+    def after_batch(self, learn):
+        if not learn.training: self.kept.append((learn.pred.detach(), learn.yb)); self.first = self.first or (learn.xb[:self.n_preds], learn.yb); return
+        self.n += 1
+        if self.n % self.every: return
+        self.writer.add_scalar('batch/train_loss', learn.loss.item(), self.n)
+        for k in ('lr', 'mom'):
+            if (v := get_hyper(learn.opt.param_groups[-1], k)) is not None: self.writer.add_scalar(f'batch/{k}', v, self.n)
+
+    def before_validate(self, learn): self.kept, self.first = [], None
+
+    def after_epoch(self, learn):
+        for k, v in learn.row.items():
+            if isinstance(v, (int, float)) and k != 'epoch': self.writer.add_scalar(f'epoch/{k}', v, len(learn.history))
+        if target := getattr(learn.dls, 'target', None): self._show(learn, target)
+        for k, v in learn.model.named_parameters() if self.with_hist else (): self.writer.add_histogram(k, v.detach(), len(learn.history))
+        self.writer.flush()
+
+    def _show(self, learn, target):
+        kept, self.kept = [o for o in getattr(self, 'kept', []) if o[1] is not None], []
+        if not kept: return
+        probs, targs = target.probs(torch.cat([p for p, _ in kept])).cpu(), torch.cat([y for _, y in kept]).cpu()
+        for i, label in enumerate(list(target.vocab or ())[:20]): self.writer.add_pr_curve(f'pr/{label}', (targs == i) if targs.ndim == 1 else targs[:, i] > .5, probs[:, i], len(learn.history))
+        if self.n_preds and hasattr(learn.dls[1], 'decode'):
+            for i, im in enumerate(learn.dls[1].decode(self.first[0])): self.writer.add_image(f'valid/{i}: {target.show(targs[i])}', im, len(learn.history))
+
+    def after_fit(self, learn): self.writer.close()
+
 # %% ../nbs/12_callbacks.ipynb #3eb91b87
 class ShortEpochCallback(Callback):
     "Ends epochs after a share of their batches."
@@ -907,6 +1021,7 @@ class ActivationStats(Callback):
         self.with_hist, self.modules, self.every = with_hist, modules, every
 
     def before_fit(self, learn):
+        self.was_lean, learn.lean = learn.lean, False # the layers themselves must run
         layers = self.modules or [m for m in learn.model.modules() if not [*m.children()] and [*m.parameters()]]
         self.stats: list[list[dict]] = [[] for _ in layers]
         self.n, self.hooks = 0, [m.register_forward_hook(self._hook(s)) for m, s in zip(layers, self.stats)]
@@ -922,6 +1037,7 @@ class ActivationStats(Callback):
         return f
 
     def after_fit(self, learn):
+        learn.lean = self.was_lean
         for h in self.hooks: h.remove()
         for s in self.stats: s[:] = [{k: v.cpu() if v.ndim else v.item() for k, v in d.items()} for d in s]
 
@@ -959,4 +1075,4 @@ class ActivationStats(Callback):
         return ax
 
 # %% ../nbs/12_callbacks.ipynb #9d629428
-NOT_IN_TRIALS: list[type[Callback]] = [ProgressCallback, TrackerCallback, Checkpoint, CSVLogger, ShowGraphCallback, ShortEpochCallback, ActivationStats, EMA, Unfreeze, ParamScheduler]
+NOT_IN_TRIALS: list[type[Callback]] = [ProgressCallback, LineLogger, TrackerCallback, Checkpoint, CSVLogger, TensorBoardCallback, ShowGraphCallback, ShortEpochCallback, ActivationStats, EMA, Unfreeze, ParamScheduler]

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from .augment import Normalize
-from .bundle import Predictor, bundle_model, bundle_pipelines, load_bundle, save_bundle
-from .callbacks import (NOT_IN_TRIALS, Checkpoint, LRFinder, ParamScheduler, ProgressCallback, Recorder, get_rng_state, load_model, read_run, save_model, set_bn_eval,
+from .bundle import BundleError, Predictor, bundle_model, bundle_pipelines, describe_file, load_bundle, save_bundle
+from .callbacks import (NOT_IN_TRIALS, Checkpoint, LRFinder, ParamScheduler, ProgressCallback, Recorder, get_rng_state, load_model, model_file, read_run, save_model, set_bn_eval,
                                 set_rng_state, suggest_lrs, valley, writable)
 from .core import default_device, listify, suggest
 from .features import FeatureLoaders, HeadModel
@@ -445,7 +446,8 @@ class Learner(TrainLoop):
         strict: bool = True, # every weight must be there and fit
     ) -> 'Learner':
         "Load weights that `save` wrote; returns the learner."
-        load_model(self, file, with_opt, strict, device)
+        try: load_model(self, file, with_opt, strict, device)
+        except (UnpicklingError, EOFError) as e: raise BundleError(f'{file} does not hold weights but {describe_file(model_file(self, file))}') from e
         return self
 
     def export(self,

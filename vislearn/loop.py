@@ -156,13 +156,13 @@ class NonFiniteLoss(ArithmeticError):
 class _LossWatch:
     "Brings a loss from the device without stalling it: `start` orders the copy, `read` waits for that copy only."
     def __init__(self, device: torch.device):
-        self.event = torch.cuda.Event() if device.type == 'cuda' else None
+        self.device, self.event = device, torch.cuda.Event() if device.type == 'cuda' else None
         self.host = torch.empty((), pin_memory=True) if self.event else None
 
     def start(self, loss: Tensor) -> None:
         if self.event is None: self.host = loss.detach(); return
         self.host.copy_(loss.detach(), non_blocking=True)
-        self.event.record()
+        self.event.record(torch.cuda.current_stream(self.device))
 
     def read(self) -> float:
         if self.event: self.event.synchronize()
@@ -236,6 +236,10 @@ def _batches_from(dl: Iterable, done: int) -> Iterator:
     if not done or not hasattr(dl, 'iter_from'): return itertools.islice(iter(dl), done, None)
     epoch, dl.epoch = dl.epoch, dl.epoch + 1
     return dl.iter_from(epoch, done)
+
+def _brief(o: Any) -> str:
+    "Shape and type of a tensor, for messages."
+    return f'{tuple(o.shape)} {str(o.dtype).removeprefix("torch.")}' if isinstance(o, Tensor) else repr(o)
 
 def _copy_all(to: list[Tensor], source: list[Tensor]) -> None:
     if to: torch._foreach_copy_(to, source)
@@ -429,6 +433,7 @@ class TrainLoop:
         self.position = (self.epoch+1, 0)
 
     def _do_train(self, dl):
+        if not len(dl): raise ValueError('there is nothing to train on: the training loader has no batches. Give the learner data with learn.dls = ...')
         self.dl, self.n_iter, self.training = dl, len(dl), True
         self._train_mode()
         self._with_events(self._train_batches, 'train', CancelTrainException)
@@ -455,7 +460,7 @@ class TrainLoop:
         with self._autocast(): self.pred = self._net(self.xb) # (bs,c)
         if self._amp != 'fp32': self.pred = self.pred.float()
         self('after_pred')
-        if self.yb is not None: self.loss = self.loss_func(self.pred, self.yb)
+        if self.yb is not None: self.loss = self._loss()
         self('after_loss')
         if not self.training or self.loss is None: return
         self._watch.start(self.loss)
@@ -467,6 +472,10 @@ class TrainLoop:
         self.unstepped = 0
         self._with_events(self._step, 'step', CancelStepException)
         self.opt.zero_grad(set_to_none=True)
+
+    def _loss(self):
+        try: return self.loss_func(self.pred, self.yb)
+        except Exception as e: e.add_note(f'in the loss {self.loss_func}, given pred {_brief(self.pred)} and targ {_brief(self.yb)}'); raise
 
     def _autocast(self): return nullcontext() if self._amp == 'fp32' else torch.autocast(self.device.type, PRECISIONS[self._amp])
 
@@ -485,7 +494,7 @@ class TrainLoop:
 
     def _where(self) -> str:
         "Where a run stopped."
-        return f"Stopped in epoch {self.epoch} (of {self.n_epoch}) after {'batch' if self.training else 'validation batch'} {self.iter} (of {self.n_iter}); the learner can be used as it is"
+        return f"Stopped in epoch {self.epoch} (of {self.n_epoch}), {'batch' if self.training else 'validation batch'} {self.iter + 1} of {self.n_iter}; the learner can be used as it is"
 
     @contextmanager
     def _seeded(self):
