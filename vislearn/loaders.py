@@ -6,7 +6,7 @@
 __all__ = ['encode_labels', 'BadFile', 'Dataset', 'BatchPipeline', 'stack_pictures', 'default_workers', 'Loader', 'DataLoaders']
 
 # %% ../nbs/06_loaders.ipynb #88951c72
-import os, warnings
+import os, pickle, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .cache import PictureCache
 from .check import Part, Report, data_report
 from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, suggest
 from .image import ImageError, ItemPipeline, get_grid, show_image
-from .targets import Target, Vocab
+from .targets import MultiCategory, Target, Vocab
 
 # %% ../nbs/06_loaders.ipynb #cbc88d7d
 def _is_picture(o: Any) -> bool: return isinstance(o, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, torch.Tensor))
@@ -327,8 +327,17 @@ class Loader:
         finally:
             for f in under_way: f.cancel()
 
+    def _can_be_sent(self) -> bool:
+        "Can the data set go to worker processes? Where these are not copies of this one, it is pickled."
+        if torch.multiprocessing.get_start_method() == 'fork': return True
+        try: pickle.dumps(self.dataset); return True
+        except Exception as e: warnings.warn(f'reading in threads: the {self.dataset.name} set can not be sent to worker processes ({e}); lambdas and functions defined in a notebook can not', stacklevel=2)
+        self.workers = 'thread'
+        return False
+
     def _processes(self, jobs, epoch):
         "Batches read by processes that are started once."
+        if self._procs is None and not self._can_be_sent(): return self._threads(jobs, epoch)
         if self._procs is None:
             todo = []
             self._procs = todo, torch.utils.data.DataLoader(_Shipped(self), batch_size=None, sampler=todo, num_workers=self.num_workers,
@@ -471,6 +480,11 @@ class DataLoaders:
     def c(self) -> int:
         "Outputs the network needs."
         return self.target.c
+
+    @property
+    def multi_label(self) -> bool:
+        "Can a picture have several labels?"
+        return isinstance(self.target, MultiCategory)
 
     @property
     def loss_func(self):
