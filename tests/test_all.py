@@ -26,7 +26,7 @@ ROOM_ONLY: dict[str, str|None] = {
                  offline_weights''',
     'optim': 'OptFunc HYPERS Schedule SCHEDULES get_opt_func make_groups get_hyper set_hyper Scaled per_layer get_schedule cosine linear poly piecewise',
     'policies': 'policies ItemPolicy apply_op Mask EraseItem policy',
-    'targets': 'Vocab CrossEntropy BCEWithLogits',
+    'targets': 'Vocab LabelError CrossEntropy BCEWithLogits',
     'verify': 'what_is_wrong BadImages',
 }
 

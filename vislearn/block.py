@@ -21,7 +21,7 @@ from .core import did_you_mean, listify
 from .files import ColReader, ColSplitter, GrandparentSplitter, RandomSplitter, RegexLabeller, get_image_files, parent_label, progress_bar
 from .image import CropTransform, ImageError, ItemPipeline, PILImage
 from .loaders import BatchPipeline, DataLoaders, Dataset, Loader, encode_labels, _brief
-from .targets import Category, MultiCategory, Regression, Target
+from .targets import Category, LabelError, MultiCategory, Regression, Target
 
 # %% ../nbs/07_block.ipynb #7e3b0d53
 class ImageBlock:
@@ -184,10 +184,15 @@ class DataBlock:
         if not self.blocks: return Datasets(*(RawDataset(p, self.get_x, self.get_y) for p in parts))
         if self.get_y is None: raise ValueError('labels need get_y, a function from an item to its label (parent_label takes the folder name)')
         labels = [[_call(self.get_y, o, 'get_y') for o in p] for p in parts]
-        target = self.blocks[1].target().setup(labels[0])
+        target = self._target([items[i] for i in splits[0]], labels[0])
         train, valid = self._pipelines()
         return Datasets(*(Dataset(p, encode_labels(target, l, p, name), target, valid if i else train, self.get_x, name)
                           for i, (p, l, name) in enumerate(zip(parts, labels, _split_names(len(parts))))))
+
+    def _target(self, items: Sequence[Any], labels: list[Any]) -> Target:
+        "The target, set up with the training labels; an error about one of them names its item."
+        try: return self.blocks[1].target().setup(labels)
+        except LabelError as e: e.add_note(f'it is {_brief(items[e.position])}'); raise
 
     def _pipelines(self) -> tuple[ItemPipeline, ItemPipeline]:
         "The item pipelines of training and of validation."
@@ -270,7 +275,8 @@ class DataBlock:
         return parts
 
     def _checked_target(self, parts: list, report: Report) -> Target|None:
-        return _guarded(report, 'labels', lambda: self.blocks[1].target().setup([y for _, y in parts[0]]))
+        if not parts[0]: return report.add([Problem('split', 'there are no training items with a label', serious=True)])
+        return _guarded(report, 'labels', lambda: self._target(*map(list, zip(*parts[0]))))
 
     def _checked_sets(self, parts: list, target: Target, report: Report) -> list[Dataset]:
         "Data sets of what can be encoded."
