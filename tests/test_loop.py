@@ -197,3 +197,23 @@ def test_show_training_loop(capsys):
     learn = loop(on('before_fit', print))
     learn.show_training_loop()
     assert capsys.readouterr().out == 'before_fit: Callback\n' and len(learn.ordered_cbs('before_fit')) == 1
+
+def test_every_callback_that_began_is_ended():
+    told = []
+    class Says(Callback):
+        def __init__(self, name, fails=''): self.name_, self.fails = name, fails
+        def _say(self, event):
+            told.append(f'{self.name_} {event}')
+            if self.fails == event: raise RuntimeError(event)
+        def before_fit(self, learn): self._say('before')
+        def after_fit(self, learn): self._say('after')
+    def events(*cbs):
+        told.clear()
+        with pytest.raises(RuntimeError): loop(*cbs).fit(1)
+        return told
+    assert events(Says('a'), Says('b', 'before'), Says('c')) == ['a before', 'b before', 'a after'] # nothing to put back in b and c
+    assert events(Says('a', 'after'), Says('b')) == ['a before', 'b before', 'a after', 'b after']
+
+def test_an_error_says_where():
+    with pytest.raises(ZeroDivisionError) as e: loop(on('after_loss', at(1, 2, lambda learn: 1/0))).fit(3)
+    assert 'Stopped in epoch 1 (of 3), batch 3 of 4' in e.value.__notes__[0]

@@ -648,7 +648,7 @@ class EMA(Callback):
         if self.swapped and learn.epoch + 1 < learn.n_epoch: self.swap(learn)
 
     def after_cancel_fit(self, learn):
-        if not self.swapped: self.swap(learn)
+        if not self.swapped: self.swap(learn) # what is kept, and saved, is the average
 
     def after_fit(self, learn):
         if not self.swapped: self.swap(learn)
@@ -709,7 +709,7 @@ class Checkpoint(Callback):
     order = 90
     def __init__(self,
         name: str|Path = 'last_run', # of the run folder
-        every: int|None = None, # batches between checkpoints; else one per epoch (and one at Ctrl-C)
+        every: int|None = None, # batches between checkpoints; else one per epoch (and one at Ctrl-C or an error)
         monitor: str = 'valid_loss', # a column of the table, for best.pth; '+name' if more is better, '-name' if less
         keep: int = 0, # also keep the last so many epochs, as epoch_N.pth
         plan: dict[str, Any]|None = None, # the call that started the run, as plain data, for `learn.resume`
@@ -742,8 +742,9 @@ class Checkpoint(Callback):
         os.replace(tmp, self.folder/name)
 
     def after_cancel_fit(self, learn):
-        if not learn.interrupted or learn.mid_batch: return
-        self.save(learn, learn.position)
+        if not learn.interrupted or learn.mid_batch: return # half a batch is no place to go on from; the checkpoint before it is
+        try: self.save(learn, learn.position)
+        except OSError as e: warnings.warn(f'this last state was not saved: {e}'); return
         print(f"Saved; go on with learn.resume('{self.run}')")
 
     def save(self,

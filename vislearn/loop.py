@@ -9,7 +9,7 @@ __all__ = ['EVENTS', 'PRECISIONS', 'CancelStepException', 'CancelBackwardExcepti
 
 # %% ../nbs/11_loop.ipynb #45e125e4
 import inspect, itertools, math, re, signal, time, warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
@@ -81,9 +81,9 @@ class Callback:
     def after_epoch(self, learn):
         "The epoch is done and its row is `learn.history[-1]`."
     def after_cancel_fit(self, learn):
-        "`CancelFitException` was raised, or Ctrl-C pressed (`learn.interrupted`)."
+        "`CancelFitException` was raised, or the fit is cut short by Ctrl-C or an error (`learn.interrupted`)."
     def after_fit(self, learn):
-        "Training is over. Always called, also after an error or Ctrl-C: put things back here."
+        "Training is over. Always called where `before_fit` was, also after an error or Ctrl-C: put things back here."
 
     def state_dict(self) -> dict[str, Any]:
         "What a checkpoint must keep so that a resumed run goes on as if never stopped, as plain data."
@@ -259,7 +259,7 @@ class TrainLoop:
     n_iter: int = 0                 # batches in this epoch
     pct_train: float = 0.           # 0-1, progress of this fit
     training: bool = False          # is a training batch under way
-    interrupted: bool = False       # was the last fit stopped by Ctrl-C
+    interrupted: bool = False       # was the last fit cut short by Ctrl-C or an error
     row: dict[str, Any]             # of the current epoch
     lean: bool = True               # compute no more than is needed (see `lean` in fold); False runs the model itself, hooks and all
     position: tuple[int, int] = (0, 0) # epoch, and training batches done in it
@@ -285,6 +285,7 @@ class TrainLoop:
         self.metrics, self.precision, self.n_acc = metrics, precision, 0
         self.history: list[dict[str, Any]] = []
         self.cbs: list[Callback] = []
+        self._waiting: list[Callback] = [] # for their `before_fit`
         self.row, self.n_fits, self.smooth_loss, self._ctrl_c = {}, 0, SmoothLoss(), _CtrlC()
         self.add_cbs(cbs)
 
@@ -356,7 +357,9 @@ class TrainLoop:
         "Tell every callback of `event`, lowest `order` first."
         for cb in self.ordered_cbs(event):
             if event in _BATCH_EVENTS and not (cb.run_train if self.training else cb.run_valid): continue
+            if event == 'after_cancel_fit' and cb in self._waiting: continue
             getattr(cb, event)(self)
+            if event == 'before_fit' and cb in self._waiting: self._waiting.remove(cb)
 
     def _with_events(self, f: Callable[[], None], name: str, cancel: type[Exception]) -> None:
         "`f()` between the events before_`name` and after_`name`; raising `cancel` ends it early."
@@ -386,16 +389,17 @@ class TrainLoop:
     ) -> None:
         "Train for `n_epoch` epochs; each ends with a validation and a row in `history`."
         with self.added_cbs(cbs), self._seeded(), _hold_ctrl_c() as self._ctrl_c:
+            self._waiting = self.ordered_cbs('before_fit') # they have nothing to put back yet
             try:
                 self._prepare(n_epoch, lr, start_epoch)
                 self('before_fit'); self._epochs()
             except CancelFitException: self('after_cancel_fit')
-            except KeyboardInterrupt: self.interrupted = True; self('after_cancel_fit'); print(self._where()); raise
+            except (Exception, KeyboardInterrupt) as e: self._cut_short(e); raise
             finally: self._finish()
 
     def _prepare(self, n_epoch, lr, start_epoch):
         self.n_epoch, self.position, self.n_fits, self.smooth_loss = n_epoch, (start_epoch, 0), self.n_fits + 1, SmoothLoss()
-        self.interrupted, self.training, self.mid_batch, self.unstepped = False, True, False, 0
+        self.interrupted, self.training, self.mid_batch, self.unstepped, self.n_iter = False, True, False, 0, 0
         self._to_device()
         if self.opt is None: self.create_opt()
         self.set_lr(self.lr if lr is None else lr)
@@ -412,11 +416,21 @@ class TrainLoop:
 
     def _train_mode(self): self.model.train()
 
+    def _cut_short(self, e):
+        self.interrupted = True
+        self('after_cancel_fit')
+        if isinstance(e, KeyboardInterrupt): print(self._where())
+        elif self.n_iter: e.add_note(self._where())
+
     def _finish(self):
-        try: self('after_fit')
-        finally:
-            self.model.eval()
-            self.training, self.xb, self.yb, self.pred, self.loss, self._good_buffers, self._net = False, None, None, None, None, None, self.model
+        with ExitStack() as stack: # all of them, whatever one of them raises
+            stack.callback(self._let_go)
+            for cb in reversed(self.ordered_cbs('after_fit')):
+                if cb not in self._waiting: stack.callback(cb.after_fit, self)
+
+    def _let_go(self):
+        self.model.eval()
+        self.training, self.xb, self.yb, self.pred, self.loss, self._good_buffers, self._net = False, None, None, None, None, None, self.model
 
     def _epochs(self):
         for self.epoch in range(self.position[0], self.n_epoch):
