@@ -9,7 +9,7 @@ ROOM_ONLY: dict[str, str|None] = {
     'all': None, 'archive': None, 'cache': None, 'check': None, 'cleaner': None, 'cli': None, 'draw': None, 'features': None, 'fold': None, 'widgets': None,
     'augment': 'to_float BatchTransform resample ResizeBatch Geometry Resample ColourTransform Colour Fused fuse',
     'block': 'TargetBlock RawDataset',
-    'bundle': 'PLAIN_NAMES FORMAT pickle_names io_of bundle_model bundle_pipelines',
+    'bundle': 'PLAIN_NAMES FORMAT pickle_names bundle_model bundle_pipelines',
     'callbacks': '''NOT_IN_TRIALS progress_mode format_time text_row html_table suggest_lrs atomic_save writable model_file save_model load_model set_bn_eval
                     get_rng_state set_rng_state read_run plain_data''',
     'core': 'check_kwargs suggest did_you_mean item_rng batch_rng tfm_to_dict tfm_from_dict',

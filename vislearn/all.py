@@ -47,14 +47,14 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback',
            'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
            'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger',
-           'ShowGraphCallback', 'Speed', 'ShortEpochCallback', 'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch',
-           'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', 'cnn_learner', 'Learner',
-           'vision_learner', 'load_learner', 'grad_cam', 'Interpretation', 'ClassificationInterpretation',
-           'ImageClassifierCleaner', 'ImagesCleaner', 'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor',
-           'array', 'attrgetter', 'contextmanager', 'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter',
-           'itertools', 'json', 'math', 'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt',
-           'random', 're', 'reduce', 'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types',
-           'warnings', 'widgets']
+           'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback',
+           'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle',
+           'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam',
+           'Interpretation', 'ClassificationInterpretation', 'ImageClassifierCleaner', 'ImagesCleaner', 'Counter', 'F',
+           'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager', 'deepcopy',
+           'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math', 'models', 'namedtuple', 'nn',
+           'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce', 'requests', 'shutil', 'sys',
+           'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
 import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
@@ -97,8 +97,8 @@ from .policies import AutoAugment, RandAugment, TrivialAugment, AugMix, Cutout, 
 from .targets import Target, Category, MultiCategory, Regression, MSELossFlat
 from .loaders import BadFile, Dataset, Loader, DataLoaders
 from .block import (
-    ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, read_table, read_names,
-    read_list, Labelled, LazyPicture, ImageDataLoaders)
+    ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, read_table, read_names, read_list, Labelled,
+    LazyPicture, ImageDataLoaders)
 from .metrics import (
     accuracy, error_rate, top_k_accuracy, accuracy_multi, precision_score, recall_score, fbeta_score, f1_score, balanced_accuracy_score,
     cohen_kappa_score, matthews_corrcoef, hamming_loss, exact_match, roc_curve, precision_recall_curve, roc_auc_score,
@@ -120,7 +120,8 @@ from .loop import (
 from .callbacks import (
     ProgressCallback, Recorder, ParamScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
     EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision,
-    ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, ShowGraphCallback, Speed, ShortEpochCallback, ActivationStats)
+    ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, LineLogger, TrainMetrics, ShowGraphCallback, Speed,
+    TensorBoardCallback, ShortEpochCallback, ActivationStats)
 from .mix import MixUp, CutMix, MixSwitch
 from .bundle import BundleError, describe_file, save_bundle, load_bundle, Predictor
 from .learner import cnn_learner, Learner, vision_learner, load_learner
@@ -195,8 +196,8 @@ _all_ = [
     'AutoAugment', 'RandAugment', 'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', # policies
     'Target', 'Category', 'MultiCategory', 'Regression', 'MSELossFlat', # targets
     'BadFile', 'Dataset', 'Loader', 'DataLoaders', # loaders
-    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table',
-    'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders', # block
+    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
+    'Labelled', 'LazyPicture', 'ImageDataLoaders', # block
     'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
     'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve',
     'roc_auc_score', 'average_precision_score', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae',
@@ -213,8 +214,8 @@ _all_ = [
     'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', # loop
     'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
     'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
-    'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'ShowGraphCallback', 'Speed',
-    'ShortEpochCallback', 'ActivationStats', # callbacks
+    'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
+    'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', # callbacks
     'MixUp', 'CutMix', 'MixSwitch', # mix
     'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', # bundle
     'cnn_learner', 'Learner', 'vision_learner', 'load_learner', # learner
