@@ -229,7 +229,7 @@ def file_facts(
     problems = []
     if bad: problems.append(Problem('files', f'{len(bad)} can not be used; the first: {bad[0][1]}', 'verify_images finds these, and those damaged further in; dataloaders leave them out', len(bad) > .05*len(some), tuple(o for o, _ in bad[:8])))
     small = sum(h.height < size[0] or h.width < size[1] for h in good) if size else 0
-    if good and small > len(good)/10: problems.append(Problem('files', f'{small/len(good):.0%} of the pictures are smaller than the {size[0]}x{size[1]} they are resized to', 'a smaller size loses nothing and is faster'))
+    if good and small > len(good)/10: problems.append(Problem('files', f'{small/len(good):.0%} of the pictures are smaller than the {size[0]}x{size[1]} they are resized to', 'enlarging adds no detail and takes time; a network that was trained on larger pictures may gain by it all the same'))
     long = sum(max(h.height, h.width) > 4*min(h.height, h.width) for h in good)
     if long: problems.append(Problem('files', f'{long} pictures are more than four times as long as wide', "a square crop shows a quarter of them at most: Resize(size, 'pad') shows all"))
     return text, problems
