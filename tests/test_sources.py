@@ -72,7 +72,7 @@ def test_label_columns(posters):
     assert dls.loss_func(torch.zeros(1, 3), torch.ones(1, 3)).item() == pytest.approx(.6931, abs=1e-4)
 
 def test_other_columns(posters):
-    go = lambda **kw: ImageDataLoaders.from_csv(posters, 'train/metadata.csv', suff='.png', **{**SMALL, **kw})
+    go = lambda **kw: ImageDataLoaders.from_csv(posters, 'train/metadata.csv', **{'suff': '.png', **SMALL, **kw})
     some = go(label_col='genres', label_delim='|', valid_pct=0)
     assert some.vocab == ['Comedy', 'New York'] and labels_by_level(some.train)[100] == ['Comedy', 'New York'] and labels_by_level(some.train)[0] == []
     years = go(label_col='year', valid_pct=0)
