@@ -214,7 +214,7 @@ FULL = os.environ.get('VISLEARN_FULL') == '1'
 
 def test_mutants(corpus):
     "Files with flipped, cut and misplaced bytes load or are refused; none crashes, hangs or fills the memory."
-    n = 10_000 if FULL else 600
+    n = 10_000 if FULL else 2000
     res = child(f'''
 good = [k.make for k in kinds() if k.id in SEEDS]
 assert len(good) == len(SEEDS)

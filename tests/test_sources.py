@@ -278,3 +278,10 @@ def test_valid_tfms(files):
     db = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(seed=0), item_tfms=Resize(8), valid_tfms=Resize(16))
     dls = db.dataloaders(files/'train', bs=2, num_workers=0)
     assert dls.train.one_batch()[0].shape[-1] == 8 and dls.valid.one_batch()[0].shape[-1] == dls.test_dl(get_image_files(files)).one_batch()[0].shape[-1] == 16
+
+def test_limits_of_numbers_reach_the_network():
+    from vislearn.learner import vision_learner
+    dls = ImageDataLoaders.from_arrays(xs, [float(i) for i in range(20)], y_block=RegressionBlock(y_range=(2, 3)), **{**SMALL, 'item_tfms': Resize(32)})
+    learn = vision_learner(dls, 'resnet18', pretrained=False)
+    preds, _ = learn.get_preds()
+    assert 2 <= preds.min() and preds.max() <= 3 and learn.model.config()['y_range'] == (2., 3.)

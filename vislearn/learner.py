@@ -548,7 +548,7 @@ def vision_learner(
     first_bn: bool = True, # normalise the pooled features
     bn_final: bool = False, # normalise the predictions
     lin_first: bool = False, # the head's linear layers before norm and dropout
-    y_range: tuple[float, float]|None = None, # limits of a predicted number
+    y_range: tuple[float, float]|None = None, # limits of a predicted number; the target's if not given
     n_in: int = 3, # channels of the pictures
     model_kwargs: Mapping[str, Any]|None = None, # for the network's own function, such as {'drop_path_rate': .1}
     groups: str|list|None = None, # layer groups by name: 'head', 'stages', or regular expressions
@@ -564,6 +564,7 @@ def vision_learner(
     how = RECIPES[recipe] if pretrained else RECIPES['fastai'] # from random weights the statistics must follow
     train_bn, bn_momentum = how['train_bn'] if train_bn is None else train_bn, how['bn_momentum'] if bn_momentum is None else bn_momentum
     pretrained = weights if weights is not None else pretrained
+    y_range = getattr(dls.target, 'y_range', None) if y_range is None else y_range
     with torch.random.fork_rng([], enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)
         model = create_model(arch, dls.c if n_out is None else n_out, pretrained, n_in, cut, custom_head, concat_pool, pool, lin_ftrs, ps, first_bn, bn_final, lin_first, y_range, init, model_kwargs, groups, layer_decay).to(memory_format=torch.channels_last)
