@@ -236,6 +236,8 @@ def test_plots_use_the_axes_they_are_given(single, monkeypatch):
         got = getattr(i, name)(arg, axs=axs)
         assert set(got) <= set(axs.flat) and len(plt.get_fignums()) == 1, name
         plt.close(fig)
+    i.preds = F.one_hot(i.targs, 3).float()
+    assert len(i.wrong()) == 0 and i.plot_confident_wrong() == []
     with pytest.raises(ValueError, match='need 5 Axes'): i.plot_top_losses(5, axs=[plt.subplots()[1]])
 
 

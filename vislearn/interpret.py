@@ -22,6 +22,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from .core import listify
+from .fold import lean
 from .image import get_grid, show_image
 from .metrics import _counts, _ratio, average_precision_score, calibration_bins, calibration_error, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -97,9 +98,10 @@ def _axes(ax, figsize, dpi=None):
 
 def _grid(n, nrows, ncols, figsize, axs, imsize=2.2):
     "Axes for `n` pictures, in a figure whose layout keeps titles apart."
+    if not n: return []
     if axs is None:
         axs = get_grid(n, nrows, ncols, figsize, imsize)
-        if n: axs[0].figure.set_layout_engine('constrained')
+        axs[0].figure.set_layout_engine('constrained')
     axs = list(np.asarray(axs, dtype=object).flat)
     if len(axs) < n: raise ValueError(f'{n} pictures need {n} Axes; got {len(axs)}')
     return axs[:n]
@@ -458,7 +460,7 @@ def embed(
 ) -> Tensor: # (n,d) on the CPU
     "What the network makes of pictures before it decides: one vector each, close for pictures it finds alike."
     was, res, seen = model.training, [], []
-    body = getattr(model, 'body', None)
+    body = lean(model.body) if hasattr(model, 'body') else None
     hook = None if body is not None else _last_linear(model).register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     model.eval()
     try:
@@ -509,7 +511,7 @@ def plot_map(
     colour = {g: palette[n] for n, g in enumerate(sorted(top))}
     for g in [*sorted(top), None]:
         idx = np.isin(groups, top, invert=True) if g is None else groups == g
-        if idx.any(): ax.scatter(*xy[idx].T, s=14, color=colour.get(g, '#aaaaaa'), label='other classes' if g is None else shorten(vocab[g]) if vocab else None)
+        if idx.any(): ax.scatter(*xy.numpy()[idx].T, s=14, color=colour.get(g, '#aaaaaa'), label='other classes' if g is None else shorten(vocab[g]) if vocab else None)
     w, h = _inches(ax)
     size = .85*min(w, h)/math.sqrt(max_thumbs)*ax.figure.dpi                                             # pixels
     for i in _spread(xy, max_thumbs) if thumb else []:
