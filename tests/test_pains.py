@@ -86,6 +86,7 @@ def test_16_wrong_paths_say_what_is_there(folder):
     assert f"{folder.name}': 40" in complaint(lambda: block(splitter=GrandparentSplitter()).dataloaders(folder))
     assert 'valid_pct' in complaint(lambda: ImageDataLoaders.from_folder(folder))
     assert 'a.jpg' in complaint(lambda: open_image('a.jpg'))
+    for where in (folder, str(folder)): assert 'get_items=get_image_files' in complaint(lambda: block(get_items=None).dataloaders(where))
 
 def test_17_fewer_items_than_a_batch(folder):
     "fit 'succeeded' having trained nothing."
@@ -114,6 +115,7 @@ def test_19_check_reports_instead_of_raising(folder):
     def fails(x): raise RuntimeError('out of paint')
     wrong = [(block(), folder/'nowhere', 'items'), (block(get_items=lambda p: []), folder, 'items'), (block(get_items=lambda p: 1/0), folder, 'items'), (block(splitter=lambda o: ([0, 1], [1])), folder, 'split'), (block(splitter=lambda o: 1/0), folder, 'split'),
              (block(splitter=lambda o: ([], [0])), folder, 'split'), (block(get_y=None), folder, 'labels'), (block(get_y=lambda f: 1/0), folder, 'labels'), (block(get_y=lambda f: 'x'), folder, 'labels'), (block(splitter=FuncSplitter(lambda f: f.parent.name == 'b')), folder, 'labels'),
+             (block(get_items=None), None, 'items'), (block(get_items=None), 3, 'items'), (block(get_items=lambda p: None), folder, 'items'), (block(batch_tfms=7), folder, 'batch_tfms'), (block(item_tfms='resize'), folder, 'item_tfms'), (block(splitter=lambda o: None), folder, 'split'),
              (block(blocks=(ImageBlock, MultiCategoryBlock)), folder, 'labels'), (block(item_tfms=[Resize(9), fails]), folder, 'item_tfms'), (block(batch_tfms=fails), folder, 'batch_tfms'), (block(item_tfms=lambda im: 'no picture'), folder, 'item_tfms')]
     for db, source, stage in wrong:
         report = db.check(source)
@@ -193,3 +195,6 @@ def test_25_labels_and_their_function_stay_at_home(folder):
     marker = lambda f: f.parent.name
     ds = block(get_y=marker).datasets(folder).train
     assert b'<lambda>' not in pickle.dumps(ds)
+
+def test_items_may_come_from_a_generator(folder):
+    assert len(block(get_items=lambda p: (f for f in get_image_files(p))).datasets(folder).train) == 32

@@ -8,8 +8,9 @@ __all__ = ['ImageBlock', 'TargetBlock', 'CategoryBlock', 'MultiCategoryBlock', '
 
 # %% ../nbs/07_block.ipynb #3faa13d5
 import copy, csv, glob, os, re, warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +77,13 @@ class RegressionBlock(TargetBlock):
 def _rows(items: Any) -> Sequence[Any]:
     "Items as a sequence; the rows of a data frame."
     return [r for _, r in items.iterrows()] if hasattr(items, 'iterrows') else items
+
+def _sized(items: Any) -> Any:
+    "Items that have a length; those of a generator as a list."
+    if isinstance(items, (str, bytes, os.PathLike)): raise TypeError(f'the items are {items!r} itself; get_items=get_image_files makes a list of the pictures in a folder')
+    if hasattr(items, '__len__'): return items
+    if not isinstance(items, Iterable): raise TypeError(f'items are a list (or a table), but there is {items!r}')
+    return list(items)
 
 def _call(f: Callable|None, o: Any, name: str) -> Any:
     "`f(o)`, or `o` without `f`; an error says which function failed on which item."
@@ -171,7 +179,7 @@ class DataBlock:
 
     def _split(self, source: Any) -> tuple[Sequence[Any], list[list[int]]]:
         "The items of `source` and the positions of each split."
-        items = _call(self.get_items, source, 'get_items')
+        items = _sized(_call(self.get_items, source, 'get_items'))
         if len(items) == 0: raise ValueError(f'there are no items in {_brief(source)}')
         return _rows(items), _check_split(self.splitter(items), len(items))
 
@@ -252,16 +260,18 @@ class DataBlock:
         if parts is None or not self.blocks: return report
         target = self._checked_target(parts, report)
         if target is None: return report
-        sets, size, trace = self._checked_sets(parts, target, report), None, []
-        if len(sets[0]): trace = _checked_steps(Loader(sets[0], bs, batch_tfms=self.batch_tfms, num_workers=0, device='cpu', seed=0), report)
-        if trace: size = tuple(trace[-1][1].shape[-2:])
+        sets = _guarded(report, 'item_tfms', lambda: self._checked_sets(parts, target, report))
+        if sets is None: return report
+        steps = lambda: _checked_steps(Loader(sets[0], bs, batch_tfms=self.batch_tfms, num_workers=0, device='cpu', seed=0), report)
+        trace = _guarded(report, 'batch_tfms', steps) or [] if len(sets[0]) else []
+        size = tuple(trace[-1][1].shape[-2:]) if trace else None
         found = _guarded(report, 'files', lambda: data_report([Part(d.name, d.sources(), d.y) for d in sets], target, trace, size))
         if found: report.sections, report.trace = found.sections, found.trace; report.add(found.problems)
         return report
 
     def _checked_parts(self, source: Any, report: Report) -> list[list[tuple[Any, Any]]]|None:
         "Items with their labels for each split; None when there are none."
-        items = _guarded(report, 'items', lambda: _call(self.get_items, source, 'get_items'))
+        items = _guarded(report, 'items', lambda: _sized(_call(self.get_items, source, 'get_items')))
         if items is None: return None
         if len(items) == 0: return report.add([Problem('items', f'there are no items in {_brief(source)}', serious=True)])
         splits = _guarded(report, 'split', lambda: _check_split(self.splitter(items), len(items))) or [range(len(items)), []]
