@@ -286,7 +286,7 @@ def test_limits_of_numbers_reach_the_network():
     preds, _ = learn.get_preds()
     assert 2 <= preds.min() and preds.max() <= 3 and learn.model.config()['y_range'] == (2., 3.)
 
-@pytest.mark.parametrize('target,y', [(CategoryBlock().target().setup(['a', 'b', 'c']), torch.tensor([0, 1, 2, 0])), (MultiCategoryBlock().target().setup([['a'], ['b']]), torch.tensor([[0., 1], [1, 0], [1, 1], [0, 1]])), (RegressionBlock(2).target(), torch.rand(4, 2))], ids=str)
+@pytest.mark.parametrize('target,y', [(CategoryBlock().target().setup(['a', 'b', 'c']), torch.tensor([0, 1, 2, 0])), (MultiCategoryBlock().target().setup([['a'], ['b']]), torch.tensor([[0., 1], [1, 0], [1, 1], [0, 1]])), (RegressionBlock(2).target(), torch.rand(4, 2))], ids=lambda o: type(o).__name__)
 def test_what_a_task_is_judged_by(target, y):
     "The names exist, and the functions take what the network gives."
     from vislearn import metrics
