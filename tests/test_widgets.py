@@ -285,6 +285,22 @@ def test_changed_meanwhile(learn):
     c.apply()
     assert f.exists() and 'has changed' in c.message.value
 
+def test_an_unreadable_picture_does_not_shift_the_others(files, tmp_path):
+    "What the model says is matched by file, also when a file can't be opened and so has no prediction."
+    from torch import nn
+    from vislearn.block import CategoryBlock, DataBlock, ImageBlock
+    from vislearn.files import EndSplitter, parent_label
+    from vislearn.image import Resize
+    from vislearn.learner import Learner
+    dls = DataBlock((ImageBlock, CategoryBlock), splitter=EndSplitter(.5), get_y=parent_label, item_tfms=Resize(16)).dataloaders(files[::2] + files[1::2], num_workers=0, device='cpu')
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*16*16, dls.c)), path=tmp_path)
+    right = {p.path: p.loss for p in judge(learn, 1)}
+    gone = dls.valid.items[2]; gone.write_bytes(b'no picture')
+    dls.valid_ds.max_bad = 1.
+    with pytest.warns(UserWarning, match=gone.name): left = {p.path: p.loss for p in judge(learn, 1)}
+    assert set(right) - set(left) == {gone}
+    for f, loss in left.items(): assert abs(loss - right[f]) < 1e-4, f
+
 def test_no_classes():
     from types import SimpleNamespace
     from vislearn.targets import Regression

@@ -50,11 +50,11 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback',
            'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle',
            'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam',
-           'Interpretation', 'ClassificationInterpretation', 'ImageClassifierCleaner', 'ImagesCleaner', 'Counter', 'F',
-           'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager', 'deepcopy',
-           'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math', 'models', 'namedtuple', 'nn',
-           'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce', 'requests', 'shutil', 'sys',
-           'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
+           'Interpretation', 'ClassificationInterpretation', 'DataAudit', 'cross_validate', 'ImageClassifierCleaner',
+           'ImagesCleaner', 'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter',
+           'contextmanager', 'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math',
+           'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce',
+           'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
 import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
@@ -126,6 +126,7 @@ from .mix import MixUp, CutMix, MixSwitch
 from .bundle import BundleError, describe_file, save_bundle, load_bundle, Predictor
 from .learner import cnn_learner, Learner, vision_learner, load_learner
 from .interpret import grad_cam, Interpretation, ClassificationInterpretation
+from .audit import DataAudit, cross_validate
 
 # %% ../nbs/90_all.ipynb #06f502e0
 class _LazyModule(types.ModuleType):
@@ -220,6 +221,7 @@ _all_ = [
     'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', # bundle
     'cnn_learner', 'Learner', 'vision_learner', 'load_learner', # learner
     'grad_cam', 'Interpretation', 'ClassificationInterpretation', # interpret
+    'DataAudit', 'cross_validate', # audit
     'ImageClassifierCleaner', 'ImagesCleaner', # widgets
     'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager', 'deepcopy', 'defaultdict', 'first',
     'functools', 'itemgetter', 'itertools', 'json', 'math', 'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random',

@@ -222,10 +222,10 @@ def judge(
     at = [(moved or {}).get(os.path.abspath(f), f) for f in files]
     there = [i for i,f in enumerate(at) if os.path.lexists(f)]
     if not there: return []
-    if moved or len(there) < len(files):
-        ds = learn.dls.valid.dataset.new([at[i] for i in there], dl.dataset.y[there])
-        preds = learn.get_preds(dl=learn.dls.valid.new(ds), with_loss=True)
-    else: preds = learn.get_preds(ds_idx, with_loss=True)
+    if moved or len(there) < len(files): loader = learn.dls.valid.new(learn.dls.valid.dataset.new([at[i] for i in there], dl.dataset.y[there]))
+    else: loader = learn.dls.train_eval() if ds_idx == 0 else dl
+    preds = learn.get_preds(ds_idx, dl=loader, with_loss=True)
+    if len(preds[0]) < len(there): there = [there[j] for j in loader.read]   # a picture that can't be opened has no prediction
     res = [_judged(files[i], target, p, t, l.item()) for i,p,t,l in zip(there, *(o.cpu() for o in preds))]
     for p in res: p.score,p.note = (scores or {}).get(p.file, (0., ''))
     return res
