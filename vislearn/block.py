@@ -241,10 +241,10 @@ class DataBlock:
         show_batch: bool = False, # also draw it
     ) -> None:
         "Print what each step makes of one item, and of a small batch."
-        dls = self.dataloaders(source, bs=bs, num_workers=0)
+        dls = self.dataloaders(source, bs=bs, num_workers=0, seed=0)
         dl, ds = dls.train, dls.train_ds
         print(f'{sum(dl.n for dl in dls)} items; split into {" + ".join(str(dl.n) for dl in dls)}\nlabels: {ds.target}\n')
-        print(f'one training item\n  {"item":<20} {_brief(ds.items[0], 80)}\n  {"source":<20} {_brief(ds.source(0), 80)}\n  {"label":<20} {ds.target.show(ds.y[0])!r}, encoded as {ds.y[0].tolist()}')
+        print(f'one training item\n  {"item":<20} {_brief(ds.items[0])}\n  {"source":<20} {_brief(ds.source(0))}\n  {"label":<20} {ds.target.show(ds.y[0])!r}, encoded as {ds.y[0].tolist()}')
         for name, x in dl.trace(0): print(f'  {name:<20} {describe(x)}')
         xb, yb = dl.load(range(min(bs, len(ds))))
         print(f'\na batch\n  {"stacked":<20} {describe(xb)}\n  {"labels":<20} {describe(yb)}\n  {"to the network":<20} {describe(dl.to_device((xb,))[0])} on {dl.device}')
@@ -313,7 +313,7 @@ def _guarded(report: Report, stage: str, f: Callable) -> Any:
 def _failing(failed: list[tuple[Any, str]], stage: str, good: int) -> Problem:
     "One problem for all items that fail."
     (item, why), n = failed[0], len(failed)
-    return Problem(stage, f'{n} of {n + good} items have no usable label; the first, {_brief(item, 80)}: {why}', serious=True, items=tuple(o for o, _ in failed[:8]))
+    return Problem(stage, f'{n} of {n + good} items have no usable label; the first, {_brief(item)}: {why}', serious=True, items=tuple(o for o, _ in failed[:8]))
 
 def _checked_steps(dl: Loader, report: Report) -> list[tuple[str, Any]]:
     "One picture after each step; what goes wrong on the way, or in a batch, is added to the report."

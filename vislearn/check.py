@@ -79,10 +79,10 @@ def plain(
     o: Any, # a path, a label, an item
     width: int = 60, # characters
 ) -> str:
-    "`o` on one line: control characters escaped, the middle of long texts left out."
+    "`o` on one line: control characters escaped; of long paths the end, of long texts both ends."
     s = str(o) if isinstance(o, (str, os.PathLike)) else repr(o)
     s = s if s.isprintable() else repr(s)[1:-1]
-    return s if len(s) <= width else f'{s[:width//2-2]}...{s[-width//2+1:]}'
+    return s if len(s) <= width else '...' + s[-width+3:] if isinstance(o, os.PathLike) else f'{s[:width//2-2]}...{s[-width//2+1:]}'
 
 # %% ../nbs/05b_check.ipynb #7b9d00e4
 def label_counts(
