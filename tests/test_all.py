@@ -7,6 +7,7 @@ from nbtools import ROOT, modules
 # Names that builders need and lessons don't: `from vislearn.ROOM import NAME`. A room that maps to None keeps all of its names.
 ROOM_ONLY: dict[str, str|None] = {
     'all': None, 'archive': None, 'cache': None, 'check': None, 'cleaner': None, 'cli': None, 'draw': None, 'features': None, 'fold': None, 'widgets': None,
+    'audit': 'audit_kinds PictureStats picture_stats alike_pairs find_label_errors OutOfFold fit_linear AuditLimits outlier_scores',
     'augment': 'to_float BatchTransform resample ResizeBatch Geometry Resample ColourTransform Colour Fused fuse',
     'block': 'TargetBlock RawDataset',
     'bundle': 'PLAIN_NAMES FORMAT pickle_names bundle_model bundle_pipelines',
