@@ -17,11 +17,11 @@ ROOM_ONLY: dict[str, str|None] = {
     'files': 'Scan scan_files read_col column image_extensions progress_bar',
     'image': 'Header read_header Cut apply_cut ItemPipeline CropTransform SquishCrop image_formats max_pixels to_tensor',
     'interpret': '''palette shorten Table confusion plot_confusion confused_classes plot_confusion_multi plot_pr plot_roc plot_reliability rescale fit_temperature
-                    divide_logits best_threshold plot_threshold show_heat embed pca plot_map''',
+                    divide_logits plot_threshold show_heat embed pca plot_map''',
     'learner': 'norm_params set_trainable PrettyString model_summary show_predictions tta_dl left_as_it_was add_normalize RECIPES set_bn_momentum',
     'loaders': 'encode_labels BatchPipeline stack_pictures default_workers',
     'loop': 'on SmoothLoss item_losses resolve_precision fast_bf16 PRECISIONS EVENTS',
-    'metrics': 'metric_name metric_names compute_metric',
+    'metrics': 'metric_name metric_names compute_metric get_metric best_threshold best_thresholds',
     'mix': 'soft_targets Mixing',
     'models': '''imagenet_cfg Named TimmBody CutBody PooledBody cut_body LoadReport load_state read_state adapt_input LazyModel ParamGroup resolve_arch
                  offline_weights''',
@@ -29,6 +29,7 @@ ROOM_ONLY: dict[str, str|None] = {
     'policies': 'policies ItemPolicy apply_op Mask EraseItem policy',
     'targets': 'Vocab LabelError CrossEntropy BCEWithLogits',
     'verify': 'what_is_wrong BadImages',
+    'workers': 'Workers',
 }
 
 @pytest.mark.parametrize('room', [o for o in modules() if ROOM_ONLY.get(o, '') is not None])

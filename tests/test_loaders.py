@@ -35,9 +35,9 @@ def test_processes_give_what_threads_give(data):
     t, p, s = Loader(data, num_workers=2, **common), Loader(data, num_workers=2, workers='process', **common), Loader(data, num_workers=0, **common)
     for _ in range(2): assert equal(list(t), list(p))
     assert equal(list(s.iter_from(1, 2)), list(p.iter_from(1, 2)))
-    first = list(p._procs[1]._iterator._workers)
+    first = p._procs.pids
     list(p)
-    assert [w.pid for w in first] == [w.pid for w in p._procs[1]._iterator._workers] # started once
+    assert first == p._procs.pids # started once
 
 def test_every_item_once_and_on_its_own_label(data):
     dl = Loader(Dataset(data.items, data.y, target), bs=5, shuffle=True, num_workers=3, device='cpu')

@@ -25,36 +25,37 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting', 'Brightness', 'Contrast',
            'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'AutoAugment', 'RandAugment',
            'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', 'Target', 'Category', 'MultiCategory',
-           'Regression', 'MSELossFlat', 'BadFile', 'Dataset', 'Loader', 'DataLoaders', 'ImageBlock', 'CategoryBlock',
-           'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
-           'Labelled', 'LazyPicture', 'ImageDataLoaders', 'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi',
-           'precision_score', 'recall_score', 'fbeta_score', 'f1_score', 'balanced_accuracy_score', 'cohen_kappa_score',
-           'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve', 'roc_auc_score',
-           'average_precision_score', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse',
-           'rmse', 'mae', 'r2_score', 'F1Score', 'FBeta', 'Precision', 'Recall', 'RocAuc', 'RocAucBinary',
-           'APScoreBinary', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'BrierScore', 'HammingLoss',
-           'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'RocAucMulti',
-           'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai',
-           'NormType', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'LinBnDrop', 'create_head',
-           'apply_init', 'list_models', 'WeightsError', 'VisionModel', 'param_groups', 'describe_groups',
-           'create_model', 'create_body', 'params', 'trainable_params', 'has_pool_type', 'num_features_model', 'noop',
-           'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50',
-           'Adam', 'SGD', 'RMSProp', 'Lamb', 'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos',
-           'SchedExp', 'SchedPoly', 'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr',
-           'slanted_triangular', 'CancelStepException', 'CancelBackwardException', 'CancelBatchException',
-           'CancelTrainException', 'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback',
-           'NonFiniteLoss', 'TrainLoop', 'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum',
-           'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback',
-           'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
-           'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger',
-           'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback',
-           'ActivationStats', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle',
-           'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam',
-           'Interpretation', 'ClassificationInterpretation', 'DataAudit', 'cross_validate', 'ImageClassifierCleaner',
-           'ImagesCleaner', 'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter',
-           'contextmanager', 'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math',
-           'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce',
-           'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
+           'Regression', 'MSELossFlat', 'WorkerError', 'BadFile', 'Dataset', 'Loader', 'DataLoaders', 'ImageBlock',
+           'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table',
+           'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders', 'accuracy', 'error_rate',
+           'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
+           'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match',
+           'roc_curve', 'precision_recall_curve', 'roc_auc_score', 'average_precision_score', 'brier_score',
+           'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae', 'r2_score', 'F1Score', 'FBeta',
+           'Precision', 'Recall', 'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa',
+           'MatthewsCorrCoef', 'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti',
+           'PrecisionMulti', 'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti',
+           'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai', 'NormType', 'AdaptiveConcatPool2d', 'Flatten',
+           'sigmoid_range', 'SigmoidRange', 'LinBnDrop', 'create_head', 'apply_init', 'list_models', 'WeightsError',
+           'VisionModel', 'param_groups', 'describe_groups', 'create_model', 'create_body', 'params',
+           'trainable_params', 'has_pool_type', 'num_features_model', 'noop', 'Module', 'Lambda', 'sequential',
+           'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'Adam', 'SGD', 'RMSProp', 'Lamb',
+           'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos', 'SchedExp', 'SchedPoly',
+           'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr', 'slanted_triangular',
+           'CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException',
+           'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss',
+           'TrainLoop', 'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley',
+           'slide', 'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau',
+           'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision',
+           'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger',
+           'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats',
+           'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor',
+           'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam', 'Interpretation',
+           'ClassificationInterpretation', 'DataAudit', 'cross_validate', 'ImageClassifierCleaner', 'ImagesCleaner',
+           'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager',
+           'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math', 'models',
+           'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce', 'requests',
+           'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
 import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
@@ -95,6 +96,7 @@ from .augment import (
     Contrast, Saturation, Hue, RandomErasing, setup_aug_tfms, aug_transforms)
 from .policies import AutoAugment, RandAugment, TrivialAugment, AugMix, Cutout, HideAndSeek, GridMask
 from .targets import Target, Category, MultiCategory, Regression, MSELossFlat
+from .workers import WorkerError
 from .loaders import BadFile, Dataset, Loader, DataLoaders
 from .block import (
     ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, read_table, read_names, read_list, Labelled,
@@ -196,6 +198,7 @@ _all_ = [
     'Brightness', 'Contrast', 'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', # augment
     'AutoAugment', 'RandAugment', 'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', # policies
     'Target', 'Category', 'MultiCategory', 'Regression', 'MSELossFlat', # targets
+    'WorkerError', # workers
     'BadFile', 'Dataset', 'Loader', 'DataLoaders', # loaders
     'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
     'Labelled', 'LazyPicture', 'ImageDataLoaders', # block

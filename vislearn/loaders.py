@@ -21,9 +21,10 @@ from PIL import Image
 from .augment import fuse, to_float
 from .cache import PictureCache
 from .check import Part, Report, data_report
-from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, suggest
+from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, set_seed, suggest
 from .image import ImageError, ItemPipeline, get_grid, show_image
 from .targets import MultiCategory, Target, Vocab
+from .workers import Workers
 
 # %% ../nbs/06_loaders.ipynb #cbc88d7d
 def _is_picture(o: Any) -> bool: return isinstance(o, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, torch.Tensor))
@@ -184,12 +185,6 @@ def stack_pictures(
     return xb
 
 # %% ../nbs/06_loaders.ipynb #26cf6365
-class _Shipped(torch.utils.data.Dataset):
-    "What worker processes hold: a loader's `load`, asked for (epoch, positions)."
-    def __init__(self, loader: 'Loader'): self.dataset = loader.dataset
-
-    def __getitem__(self, job): return _load(self.dataset, *job)
-
 def _load(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, tuple[str, str]], tuple]:
     "The positions that could be read, why others could not, and their batch (xb,) or (xb, yb) on the CPU, xb uint8."
     xs, read, bad = [], [], {}
@@ -200,6 +195,22 @@ def _load(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: in
             bad[i] = str(err), err.kind
     xb = stack_pictures(xs, [dataset.items[i] for i in read]) if xs else torch.empty(0)
     return read, bad, (xb,) if dataset.y is None else (xb, dataset.y[read])
+
+def _load_for_another(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, tuple[str, str]], list[np.ndarray]]:
+    "`_load` as arrays, in the order in which they lie in memory; whoever draws from the global generators gets the same whichever process does it."
+    set_seed(item_rng(seed, epochs[0], idxs[0]).randrange(2**32))
+    read, bad, batch = _load(dataset, idxs, epochs, seed)
+    return read, bad, [(o.movedim(1, -1) if o.ndim == 4 else o).numpy() for o in batch]
+
+def _from_another(answer: tuple) -> tuple[list[int], dict[int, tuple[str, str]], tuple]:
+    "What `_load` gave, of what `_load_for_another` sent."
+    read, bad, batch = answer
+    return read, bad, tuple(t.movedim(-1, 1) if t.ndim == 4 else t for t in map(torch.from_numpy, batch))
+
+def _pinned(loaded: tuple, device: torch.device) -> tuple:
+    "What `_load` gave, where the device can fetch it by itself."
+    read, bad, batch = loaded
+    return read, bad, tuple(o.pin_memory() for o in batch) if device.type == 'cuda' else batch
 
 def default_workers() -> int:
     "Threads that read pictures: one per processor this program may use, 8 at most."
@@ -236,7 +247,7 @@ class Loader:
         self.read: list[int] = [] # positions given out in the latest pass, in order; without those that were skipped
         self._peeks = 0 # batches looked at outside an epoch
         self._pool: ThreadPoolExecutor|None = None # threads, started at first use and kept
-        self._procs: tuple|None = None # (job list, torch DataLoader), likewise
+        self._procs: Workers|None = None # processes, likewise
 
     @property
     def items(self) -> L:
@@ -311,9 +322,7 @@ class Loader:
 
     def _serial(self, jobs, epoch): return (_load(self.dataset, j, [epoch]*len(j), self.seed) for j in jobs)
 
-    def _load_pinned(self, idxs, epoch):
-        read, bad, batch = _load(self.dataset, idxs, [epoch]*len(idxs), self.seed)
-        return read, bad, tuple(o.pin_memory() for o in batch) if self.device.type == 'cuda' else batch
+    def _load_pinned(self, idxs, epoch): return _pinned(_load(self.dataset, idxs, [epoch]*len(idxs), self.seed), self.device)
 
     def _threads(self, jobs, epoch):
         "Batches read by threads, `num_workers`+1 of them under way at a time."
@@ -336,15 +345,14 @@ class Loader:
         return False
 
     def _processes(self, jobs, epoch):
-        "Batches read by processes that are started once."
+        "Batches read by processes that are started once, and again where one dies."
         if self._procs is None and not self._can_be_sent(): return self._threads(jobs, epoch)
+        held = self.dataset, self.dataset.item_tfms
+        if self._procs is not None and self._shipped != held: self._procs.close(); self._procs = None
         if self._procs is None:
-            todo = []
-            self._procs = todo, torch.utils.data.DataLoader(_Shipped(self), batch_size=None, sampler=todo, num_workers=self.num_workers,
-                                                            persistent_workers=True, pin_memory=self.device.type == 'cuda', generator=torch.Generator().manual_seed(self.seed))
-        todo, procs = self._procs
-        todo[:] = [(j, [epoch]*len(j), self.seed) for j in jobs]
-        return iter(procs)
+            device = self.device
+            self._shipped, self._procs = held, Workers(_load_for_another, self.dataset, self.num_workers, lambda answer: _pinned(_from_another(answer), device))
+        return self._procs.run(((j, [epoch]*len(j), self.seed) for j in jobs), lambda job: [_brief(self.items[i]) for i in job[0]])
 
     def new(self,
         dataset: Dataset|None = None,
