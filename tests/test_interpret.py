@@ -16,7 +16,7 @@ from vislearn.image import ItemPipeline
 from vislearn.interpret import ClassificationInterpretation, Interpretation
 from vislearn.learner import Learner
 from vislearn.loaders import DataLoaders, Dataset, Loader
-from vislearn.metrics import f1_score
+from vislearn.metrics import best_threshold, f1_score
 from vislearn.targets import Category, MultiCategory, Regression
 
 
@@ -310,7 +310,7 @@ def test_temperature_is_found():
 
 
 def test_a_label_that_never_occurs_keeps_its_threshold():
-    assert ip.best_threshold(torch.rand(5), torch.zeros(5)) == .5
+    assert best_threshold(torch.rand(5), torch.zeros(5)) == .5
 
 
 def test_curves_leave_out_classes_without_examples():

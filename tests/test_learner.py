@@ -20,7 +20,7 @@ from vislearn.image import PILImage, Resize
 from vislearn.learner import Learner, cnn_learner, load_learner, vision_learner
 from vislearn.loaders import DataLoaders
 from vislearn.loop import NonFiniteLoss, on
-from vislearn.metrics import accuracy, accuracy_multi, error_rate
+from vislearn.metrics import accuracy, accuracy_multi, best_thresholds, error_rate
 
 HERE = Path(__file__).parent
 
@@ -314,6 +314,39 @@ def test_several_labels(pictures, tmp_path):
     assert isinstance(labels, list) and y.dtype == torch.bool and probs.shape == (4,)
     assert learn.get_preds(with_loss=True)[2].shape == (9,)
     assert torch.equal(load_learner(learn.export(), model=TinyNet(4)).predict(learn.dls.valid.items[0])[2], probs)
+
+def test_metrics_that_nobody_chose(pictures, tmp_path):
+    "A learner shows what its task is judged by; with several labels it decides by the target's thresholds, also when these change."
+    labels = lambda o: [parent_label(o), 'square'] if o.stat().st_size % 2 else [parent_label(o)]
+    dls = lambda block, get_y: DataBlock(blocks=(ImageBlock, block), get_items=get_image_files, splitter=RandomSplitter(seed=0), get_y=get_y, item_tfms=Resize(32)).dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0)
+    names = lambda learn: [m.__name__ for m in learn.metrics]
+    one = dls(CategoryBlock, parent_label)
+    assert names(Learner(one, tiny_net_for(3))) == ['accuracy'] and names(vision_learner(one, tiny_net_for(3), pretrained=False, metrics='error_rate')) == ['error_rate']
+    assert names(Learner(one, tiny_net_for(3), metrics=[])) == names(Learner(one, tiny_net_for(3), metrics=())) == []
+    assert names(Learner(dls(RegressionBlock, lambda o: len(parent_label(o))), tiny_net_for(1))) == ['rmse', 'mae']
+    with pytest.raises(ValueError, match="did you mean 'error_rate'"): Learner(one, tiny_net_for(3), metrics='errorrate')
+    learn = Learner(dls(MultiCategoryBlock, labels), tiny_net_for(4))
+    assert names(learn) == ['f1_score', 'average_precision_score']
+    with learn.no_logging(): learn.fit(1, 1e-2)
+    assert {'f1_score', 'average_precision_score'} <= learn.history[0].keys()
+    learn.dls.target.set_thresh(1.)
+    assert learn.validate()[1] == 0 # nothing is above 1
+    learn.dls.target.set_thresh(0.)
+    assert learn.validate()[1] > 0
+
+def test_tune_threshold(pictures, tmp_path):
+    db = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_items=get_image_files, splitter=RandomSplitter(.4, seed=0), get_y=lambda o: [parent_label(o), 'square'], item_tfms=Resize(32))
+    learn = Learner(db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0), tiny_net_for(4))
+    before, (probs, targs) = learn.validate()[1], learn.get_preds()
+    th = learn.tune_threshold()
+    assert th == learn.dls.target.thresh == best_thresholds(probs, targs) and len(th) == 4
+    assert learn.validate()[1] >= before
+    assert learn.predict(learn.dls.valid.items[0])[1].tolist() == (probs[0] > torch.tensor(th)).tolist()
+    assert load_learner(learn.export(), model=TinyNet(4)).dls.target.thresh == th
+    one = learn.tune_threshold(per_label=False, beta=2., ds_idx=0)
+    assert isinstance(one, float) and learn.dls.target.thresh == one
+    single = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(32)).dataloaders(pictures, bs=8, device='cpu', num_workers=0)
+    with pytest.raises(TypeError, match='several labels per picture'): Learner(single, tiny_net_for(3)).tune_threshold()
 
 def tiny_net_for(n): torch.manual_seed(0); return TinyNet(n)
 

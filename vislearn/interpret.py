@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['palette', 'shorten', 'Table', 'confusion', 'plot_confusion', 'confused_classes', 'plot_confusion_multi', 'plot_pr',
-           'plot_roc', 'plot_reliability', 'rescale', 'fit_temperature', 'divide_logits', 'best_threshold',
-           'plot_threshold', 'grad_cam', 'show_heat', 'embed', 'pca', 'plot_map', 'Interpretation',
-           'ClassificationInterpretation']
+           'plot_roc', 'plot_reliability', 'rescale', 'fit_temperature', 'divide_logits', 'plot_threshold', 'grad_cam',
+           'show_heat', 'embed', 'pca', 'plot_map', 'Interpretation', 'ClassificationInterpretation']
 
 # %% ../nbs/16_interpret.ipynb #d244edce
 import math
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from .core import listify
 from .fold import lean
 from .image import get_grid, show_image
-from .metrics import _counts, _ratio, average_precision_score, calibration_bins, calibration_error, precision_recall_curve, roc_auc_score, roc_curve
+from .metrics import _counts, _ratio, average_precision_score, best_threshold, best_thresholds, calibration_bins, calibration_error, precision_recall_curve, roc_auc_score, roc_curve
 
 # %% ../nbs/16_interpret.ipynb #7d527062
 def shorten(
@@ -357,19 +356,6 @@ def divide_logits(
     if not torch.allclose(after, before/temperature, rtol=1e-2, atol=1e-3):
         for p in layer.parameters(): p.mul_(temperature)
         raise ValueError(f'the last linear layer of {type(model).__name__} does not give the logits, so the temperature cannot be built in; divide the logits by {temperature:.3f} yourself')
-
-# %% ../nbs/16_interpret.ipynb #b8f785b5
-def best_threshold(
-    scores: Tensor, # (n,) probabilities of one label
-    truth: Tensor, # (n,) 0/1
-    beta: float = 1., # recall counts `beta` times as much as precision
-) -> float: # 0-1; 0.5 where the label does not occur
-    "The threshold with the highest F-beta, halfway to the next lower score."
-    prec, rec, th = precision_recall_curve(scores, truth)
-    if not len(th) or not (torch.as_tensor(truth) > .5).any(): return .5
-    f = _ratio((1 + beta**2)*prec*rec, beta**2*prec + rec)
-    i = int(f.argmax())
-    return float((th[i] + (th[i+1] if i+1 < len(th) else 0.))/2)
 
 # %% ../nbs/16_interpret.ipynb #4a9c2e32
 def plot_threshold(
@@ -889,18 +875,13 @@ class ClassificationInterpretation(Interpretation):
     ) -> list[float]|float: # 0-1
         "For several labels: the thresholds with the highest F-beta on this set."
         if not self.multi: raise TypeError('thresholds are for several labels per picture; with one the most probable label is the answer')
-        if not per_label: return best_threshold(self.preds.flatten(), self.targs.flatten(), beta)
-        return [best_threshold(p, t, beta) for p, t in zip(self.preds.T, self.targs.T)]
+        return best_thresholds(self.preds, self.targs, per_label, beta)
 
     def use_thresholds(self,
-        thresholds: float|Sequence[float]|None = None, # one, or one per label; the best per label if not given
+        thresholds: float|Sequence[float]|dict[Any, float]|None = None, # one, one per label, or by label; the best per label if not given, as `learn.tune_threshold()` would choose them
     ) -> list[float]|float:
         "Decide with these thresholds from now on, here and in the learner's predictions and exports."
-        th = self.best_thresholds() if thresholds is None else thresholds
-        n = len(self.vocab)
-        if not isinstance(th, (int, float)) and len(th) != n: raise ValueError(f'{n} labels need one threshold or {n} of them; got {len(th)}')
-        self.target.thresh = th
-        return th
+        return self.target.set_thresh(self.best_thresholds() if thresholds is None else thresholds)
 
     def plot_thresholds(self,
         labels: Sequence|None = None, # which; all if not given, 12 at most

@@ -27,6 +27,7 @@ from .features import FeatureLoaders, HeadModel
 from .image import get_grid, show_image
 from .loaders import DataLoaders, Dataset, Loader
 from .loop import Callback, TrainLoop
+from .metrics import best_thresholds
 from .models import VisionModel, create_model
 from .optim import Adam, combined_cos, flat_cos, get_opt_func, get_schedule, lr_list, make_groups, one_cycle, per_layer, set_hyper, sgdr
 from .targets import Target
@@ -152,7 +153,7 @@ class Learner(TrainLoop):
         lr: float|slice = 1e-3, # learning rate where a fit is given none
         splitter: Callable[[nn.Module], list[list[nn.Parameter]]]|None = None, # model -> layer groups, early ones first; the model's own if not given
         cbs: Callback|Iterable[Callback]|None = None,
-        metrics: Callable|Iterable[Callable]|None = None, # (preds, targs) -> number
+        metrics: Callable|str|Iterable[Callable|str]|None = None, # (preds, targs) -> number, or names such as 'f1_score'; the target's own if not given, () for none
         path: str|Path|None = None, # where models and exports go; the data's if not given
         model_dir: str = 'models', # the folder in `path` for `save`
         wd: float|None = None, # weight decay; the optimizer's default if not given
@@ -167,6 +168,7 @@ class Learner(TrainLoop):
         if loss_func is None:
             if not getattr(dls, 'target', None): raise ValueError('these loaders do not say what is predicted, so the loss must be given: Learner(..., loss_func=nn.CrossEntropyLoss())')
             loss_func = dls.target.loss_func()
+        if metrics is None: metrics = getattr(getattr(dls, 'target', None), 'metrics', ())
         self.path, self.model_dir, self.splitter = Path(path or getattr(dls, 'path', '.')), model_dir, splitter
         self.wd, self.wd_bn_bias, self.train_bn, self.moms, self._in_run, self._predictor_of = wd, wd_bn_bias, train_bn, moms, False, (None, None)
         super().__init__(dls, model, loss_func, get_opt_func(opt_func), lr, [*([Recorder, ProgressCallback] if default_cbs else []), *listify(cbs)], metrics, precision, seed)
@@ -387,6 +389,19 @@ class Learner(TrainLoop):
         if use_max: return torch.maximum(preds, aug), targs
         return (aug, preds) if beta is None else torch.lerp(aug, preds, beta), targs
 
+    def tune_threshold(self,
+        per_label: bool = True, # one threshold for each label, else one for all
+        beta: float = 1., # recall counts `beta` times as much as precision
+        ds_idx: int = 1, # 0 training items, 1 validation items
+        dl: Loader|None = None, # other items, with labels
+    ) -> list[float]|float: # 0-1
+        """With several labels per picture: find the thresholds with the highest F-beta and decide by them from now on, in metrics, predictions and exports.
+        Scores on the items they were chosen on flatter; judge by others (`learn.validate(dl=dls.test_dl(items, with_labels=True))`)."""
+        target = self.dls.target
+        if not hasattr(target, 'set_thresh'): raise TypeError(f'thresholds are for several labels per picture; what is predicted here is {target}, which needs none')
+        probs, targs = self.get_preds(ds_idx, dl)
+        return target.set_thresh(best_thresholds(probs, targs, per_label, beta))
+
     def show_results(self,
         ds_idx: int = 1, # 0 training items, 1 validation items
         dl: Loader|None = None, # other items
@@ -531,7 +546,7 @@ def vision_learner(
     lr: float|slice = 1e-3, # learning rate where a fit is given none
     splitter: Callable[[nn.Module], list[list[nn.Parameter]]]|None = None, # model -> layer groups; the model's own if not given
     cbs: Callback|Iterable[Callback]|None = None,
-    metrics: Callable|Iterable[Callable]|None = None, # (preds, targs) -> number
+    metrics: Callable|str|Iterable[Callable|str]|None = None, # (preds, targs) -> number, or names such as 'f1_score'; the target's own if not given, () for none
     path: str|Path|None = None, # where models and exports go; the data's if not given
     model_dir: str = 'models', # the folder in `path` for `save`
     wd: float|None = None, # weight decay; the optimizer's default if not given

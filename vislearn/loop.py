@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .core import batch_rng, listify, suggest
 from .fold import is_depthwise, keep_memory, lean
-from .metrics import compute_metric, metric_names
+from .metrics import compute_metric, get_metric, metric_names
 
 # %% ../nbs/11_loop.ipynb #50633d45
 class CancelStepException(Exception): "Don't take this optimizer step."
@@ -277,7 +277,7 @@ class TrainLoop:
         opt_func: Callable[[list[dict], float], torch.optim.Optimizer], # (parameter groups, lr) -> optimizer
         lr: float|slice = 1e-3, # learning rate where `fit` is given none
         cbs: Callback|Iterable[Callback]|None = None,
-        metrics: Callable|Iterable[Callable]|None = None, # (preds, targs) -> number
+        metrics: Callable|str|Iterable[Callable|str]|None = None, # (preds, targs) -> number, or the names of some
         precision: str = 'fp32', # 'fp32', 'bf16', 'fp16' or 'auto'
         seed: int|None = None, # makes a fit repeatable whatever random numbers were drawn before
     ):
@@ -294,7 +294,9 @@ class TrainLoop:
         "What is computed on all validation predictions."
         return self._metrics
     @metrics.setter
-    def metrics(self, metrics): self._metrics = [m() if isinstance(m, type) else m for m in listify(metrics)]
+    def metrics(self, metrics):
+        target = getattr(self.dls, 'target', None)
+        self._metrics = [get_metric(m, target) if isinstance(m, str) else m() if isinstance(m, type) else m for m in listify(metrics)]
 
     @property
     def device(self) -> torch.device:
@@ -554,7 +556,7 @@ class TrainLoop:
     def _metric(self, f: Callable, name: str, preds: Tensor, targs: Tensor) -> float:
         target = getattr(self.dls, 'target', None)
         try: res = compute_metric(f, preds, targs, target.probs(preds) if target else None)
-        except Exception as e: e.add_note(f'in the metric {name!r}, given preds {tuple(preds.shape)} and targs {tuple(targs.shape)}'); raise
+        except Exception as e: e.add_note(f'in the metric {name!r}, given preds {tuple(preds.shape)} and targs {tuple(targs.shape)}; metrics=[] does without'); raise
         n = res.numel() if isinstance(res, Tensor) else getattr(res, 'size', 0) # numpy's scalars have a size
         return res.item() if n == 1 else res
 

@@ -6,22 +6,24 @@
 __all__ = ['accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score',
            'f1_score', 'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss',
            'exact_match', 'roc_curve', 'precision_recall_curve', 'roc_auc_score', 'average_precision_score',
-           'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae', 'r2_score',
-           'metric_name', 'metric_names', 'compute_metric', 'F1Score', 'FBeta', 'Precision', 'Recall', 'RocAuc',
-           'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'BrierScore',
-           'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti',
-           'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti', 'AvgMetric',
-           'skm_to_fastai']
+           'best_threshold', 'best_thresholds', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity',
+           'mse', 'rmse', 'mae', 'r2_score', 'metric_name', 'metric_names', 'compute_metric', 'get_metric', 'F1Score',
+           'FBeta', 'Precision', 'Recall', 'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa',
+           'MatthewsCorrCoef', 'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti',
+           'PrecisionMulti', 'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti',
+           'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai']
 
 # %% ../nbs/08_metrics.ipynb #6a8cf113
 import inspect, math, re
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .core import suggest
 
 # %% ../nbs/08_metrics.ipynb #4edd55c0
 def _flat(preds, targs, axis=-1):
@@ -326,6 +328,30 @@ def average_precision_score(
     "Area under the precision-recall curve as a sum of steps, each class against the rest; the mean over classes is mAP."
     return _area(preds, targs, _ap, average, pos_label, logits)
 
+# %% ../nbs/08_metrics.ipynb #d051a228
+def best_threshold(
+    scores: Tensor, # (n,) probabilities of one label
+    truth: Tensor, # (n,) 0/1
+    beta: float = 1., # recall counts `beta` times as much as precision
+) -> float: # 0-1; 0.5 where the label does not occur
+    "The threshold with the highest F-beta, halfway to the next lower score."
+    prec, rec, th = precision_recall_curve(scores, truth)
+    if not len(th) or not (torch.as_tensor(truth) > .5).any(): return .5
+    f = _ratio((1 + beta**2)*prec*rec, beta**2*prec + rec)
+    i = int(f.argmax())
+    return float((th[i] + (th[i+1] if i+1 < len(th) else 0.))/2)
+
+# %% ../nbs/08_metrics.ipynb #c7af3621
+def best_thresholds(
+    probs: Tensor, # (n,c) probabilities, several labels per picture
+    targs: Tensor, # (n,c) 0/1
+    per_label: bool = True, # one threshold for each label, else one for all
+    beta: float = 1., # recall counts `beta` times as much as precision
+) -> list[float]|float: # 0-1
+    "The thresholds with the highest F-beta on these predictions."
+    if not per_label: return best_threshold(probs.flatten(), targs.flatten(), beta)
+    return [best_threshold(p, t, beta) for p, t in zip(probs.T, targs.T)]
+
 # %% ../nbs/08_metrics.ipynb #363dbc87
 def brier_score(
     preds: Tensor,      # (n,c) logits
@@ -448,6 +474,22 @@ def compute_metric(
     f.reset()
     f.update(preds if probs is None else probs, targs)
     return f.compute()
+
+# %% ../nbs/08_metrics.ipynb #41a22851
+_by_name = {f.__name__: f for f in (accuracy, error_rate, top_k_accuracy, accuracy_multi, precision_score, recall_score, f1_score, balanced_accuracy_score, cohen_kappa_score, matthews_corrcoef,
+                                    hamming_loss, exact_match, roc_auc_score, average_precision_score, brier_score, calibration_error, perplexity, mse, rmse, mae, r2_score)}
+
+def get_metric(
+    name: str,         # of a function above, such as 'f1_score'
+    target: Any = None # what is predicted; where it has thresholds, the metric decides by them
+) -> Callable: # (preds, targs) -> tensor
+    "A metric by its name; a `ValueError` with the nearest known name."
+    if name not in _by_name: raise ValueError(f"there is no metric {name!r}{suggest(name, _by_name) or '; by name there are ' + ', '.join(_by_name)}")
+    f = _by_name[name]
+    if not hasattr(target, 'thresh') or 'thresh' not in inspect.signature(f).parameters: return f
+    @wraps(f)
+    def _at_thresh(preds, targs): return f(preds, targs, thresh=target.thresh)
+    return _at_thresh
 
 # %% ../nbs/08_metrics.ipynb #cb342693
 def F1Score(average:str|None='auto', pos_label:int=1) -> Callable:

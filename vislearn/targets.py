@@ -217,10 +217,19 @@ class MultiCategory(Target):
     def _set_vocab(self, vocab: Vocab):
         if self.add_na and '#na#' not in vocab: vocab = Vocab(['#na#', *vocab])
         self.vocab, self.c = vocab, len(vocab)
-        if isinstance(self.thresh, dict):
-            given = {vocab.index_of(k): v for k, v in self.thresh.items()}
-            self.thresh = [given.get(i, .5) for i in range(self.c)]
-        if not isinstance(self.thresh, (int, float)) and len(self.thresh) != self.c: raise ValueError(f'{self.c} labels need one threshold or {self.c} of them; got {len(self.thresh)}')
+        self.set_thresh(self.thresh)
+
+    def set_thresh(self,
+        thresh: float|Sequence[float]|dict[Any, float], # one, one per label, or by label (.5 for the others)
+    ) -> float|list[float]:
+        "Decide with these thresholds from now on; they travel with an export. Returns them, one or one per label."
+        if isinstance(thresh, dict):
+            given = {self.vocab.index_of(k): v for k, v in thresh.items()}
+            thresh = [given.get(i, .5) for i in range(self.c)]
+        if isinstance(thresh, torch.Tensor): thresh = thresh.tolist()
+        if not isinstance(thresh, (int, float)) and len(thresh) != self.c: raise ValueError(f'{self.c} labels need one threshold or {self.c} of them; got {len(thresh)}')
+        self.thresh = thresh
+        return thresh
 
     def setup(self, labels):
         for i, o in enumerate(labels):
@@ -258,8 +267,7 @@ class MultiCategory(Target):
     def decide(self, probs): return probs > torch.as_tensor(self.thresh, device=probs.device)
 
     def to_dict(self):
-        thresh = self.thresh.tolist() if isinstance(self.thresh, torch.Tensor) else self.thresh
-        return {'type': 'MultiCategory', 'vocab': list(self.vocab), 'encoded': self.encoded, 'sort': self.sort, 'add_na': self.add_na, 'thresh': thresh}
+        return {'type': 'MultiCategory', 'vocab': list(self.vocab), 'encoded': self.encoded, 'sort': self.sort, 'add_na': self.add_na, 'thresh': self.thresh}
 
 # %% ../nbs/05_targets.ipynb #7bd02d46
 class Regression(Target):
