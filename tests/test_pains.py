@@ -134,6 +134,17 @@ def test_20_a_label_that_is_only_in_validation(folder):
     assert "label 'c' is not in the vocab ['a', 'b']" in says and 'c.jpg' in says and 'CategoryBlock(vocab=' in says
     add = block(blocks=(ImageBlock, CategoryBlock(add_na=True)), splitter=FuncSplitter(lambda f: f.parent.name == 'c')).dataloaders(folder, bs=4)
     assert add.vocab == ['#na#', 'a', 'b'] and add.valid_ds.y.tolist() == [0]
+    sided = dict(blocks=(ImageBlock, CategoryBlock(unknown='drop')), splitter=FuncSplitter(lambda f: f.parent.name == 'c' or f.stem == 'a01'))
+    with pytest.warns(UserWarning, match='leaving out 1 of 2 validation items.*: c'): fewer = block(**sided).dataloaders(folder, bs=4)
+    assert fewer.vocab == ['a', 'b'] and [f.stem for f in fewer.valid.items] == ['a01'] and fewer.valid_ds.y.tolist() == [0]
+    (found,) = [p for p in block(**sided).check(folder).problems if '1 of 41 items have no usable label' in p.what]
+    assert not found.serious and 'left out' in found.cure
+    with pytest.warns(UserWarning, match='training items'): ab = block(blocks=(ImageBlock, CategoryBlock(['a', 'b'], unknown='drop', class_weights='balanced')), splitter=RandomSplitter(0)).dataloaders(folder, bs=4) # some of the classes
+    assert len(ab.train_ds) == 40 and ab.loss_func.weight.tolist() == pytest.approx([40/(2*30), 40/(2*10)])
+    both_labels = lambda f: ['a', f.parent.name]
+    with pytest.warns(UserWarning, match='leaving out 1 of 2'): several = block(**{**sided, 'blocks': (ImageBlock, MultiCategoryBlock(unknown='drop')), 'get_y': both_labels}).dataloaders(folder, bs=4)
+    assert several.vocab == ['a', 'b'] and len(several.valid_ds) == 1
+    with pytest.raises(ValueError, match="'raise' or 'drop'"): CategoryBlock(unknown='skip')
     both = block(splitter=StratifiedSplitter(seed=0)).datasets(folder)
     assert [sorted(set(d.y.tolist())) for d in both.sets] == [[0, 1, 2], [0, 1]] # an only child stays in training
 

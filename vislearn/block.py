@@ -34,9 +34,15 @@ class ImageBlock:
 
 class TargetBlock:
     "What is predicted; subclasses make the target object."
+    unknown = 'raise' # what to do with items whose label is not in the vocabulary
+
     def target(self) -> Target:
         "A fresh target, to be set up with the training labels."
         raise NotImplementedError
+
+def _unknown(how: str) -> str:
+    if how not in ('raise', 'drop'): raise ValueError(f"unknown is 'raise' or 'drop' (and add_na=True makes a class of them), got {how!r}")
+    return how
 
 class CategoryBlock(TargetBlock):
     "One label per picture."
@@ -45,8 +51,9 @@ class CategoryBlock(TargetBlock):
         sort: bool = True, # a learned vocabulary is sorted
         add_na: bool = False, # put '#na#' first, for whatever is not in the vocabulary
         class_weights: str|dict[Any, float]|Sequence[float]|None = None, # what a mistake on each class costs: 'balanced', by label, or one each
+        unknown: str = 'raise', # pictures with a label that is not in the vocabulary: 'raise' names the first, 'drop' leaves them out with a warning
     ):
-        self.vocab, self.sort, self.add_na, self.class_weights = vocab, sort, add_na, class_weights
+        self.vocab, self.sort, self.add_na, self.class_weights, self.unknown = vocab, sort, add_na, class_weights, _unknown(unknown)
 
     def target(self) -> Category: return Category(self.vocab, self.sort, self.add_na, self.class_weights)
 
@@ -58,8 +65,9 @@ class MultiCategoryBlock(TargetBlock):
         add_na: bool = False, # put '#na#' first, for whatever is not in the vocabulary
         thresh: float|Sequence[float]|dict[Any, float] = .5, # probability above which a label counts: one, one per label, or by label
         pos_weight: str|dict[Any, float]|Sequence[float]|None = None, # what missing a label costs: 'balanced', by label, or one each
+        unknown: str = 'raise', # pictures with a label that is not in the vocabulary: 'raise' names the first, 'drop' leaves them out with a warning
     ):
-        self.encoded, self.vocab, self.add_na, self.thresh, self.pos_weight = encoded, vocab, add_na, thresh, pos_weight
+        self.encoded, self.vocab, self.add_na, self.thresh, self.pos_weight, self.unknown = encoded, vocab, add_na, thresh, pos_weight, _unknown(unknown)
 
     def target(self) -> MultiCategory: return MultiCategory(self.vocab, self.encoded, add_na=self.add_na, thresh=self.thresh, pos_weight=self.pos_weight)
 
@@ -192,14 +200,24 @@ class DataBlock:
         if not self.blocks: return Datasets(*(RawDataset(p, self.get_x, self.get_y) for p in parts))
         if self.get_y is None: raise ValueError('labels need get_y, a function from an item to its label (parent_label takes the folder name)')
         labels = [[_call(self.get_y, o, 'get_y') for o in p] for p in parts]
-        target = self._target([items[i] for i in splits[0]], labels[0])
-        train, valid = self._pipelines()
-        return Datasets(*(Dataset(p, encode_labels(target, l, p, name), target, valid if i else train, self.get_x, name)
-                          for i, (p, l, name) in enumerate(zip(parts, labels, _split_names(len(parts))))))
+        target, (train, valid), sets = self.blocks[1].target(), self._pipelines(), []
+        for i, (p, l, name) in enumerate(zip(parts, labels, _split_names(len(parts)))):
+            p, l = self._known(target, p, l, name)
+            if i == 0: self._setup(target, p, l)
+            sets.append(Dataset(p, encode_labels(target, l, p, name), target, valid if i else train, self.get_x, name))
+        return Datasets(*sets)
 
-    def _target(self, items: Sequence[Any], labels: list[Any]) -> Target:
+    def _known(self, target: Target, items: list[Any], labels: list[Any], name: str) -> tuple[list[Any], list[Any]]:
+        "Items and labels, without those that are not in the vocabulary where these are to be dropped."
+        if self.blocks[1].unknown == 'raise': return items, labels
+        keep = [i for i, o in enumerate(labels) if target.knows(o)]
+        lost = [labels[i] for i in set(range(len(labels))).difference(keep)]
+        if lost: warnings.warn(f'leaving out {len(lost)} of {len(labels)} {name} items, whose labels are not in the vocab: {_brief(", ".join(sorted({str(o) for o in lost})))}', stacklevel=3)
+        return [items[i] for i in keep], [labels[i] for i in keep]
+
+    def _setup(self, target: Target, items: Sequence[Any], labels: list[Any]) -> Target:
         "The target, set up with the training labels; an error about one of them names its item."
-        try: return self.blocks[1].target().setup(labels)
+        try: return target.setup(labels)
         except LabelError as e: e.add_note(f'it is {_brief(items[e.position])}'); raise
 
     def _pipelines(self) -> tuple[ItemPipeline, ItemPipeline]:
@@ -286,19 +304,23 @@ class DataBlock:
 
     def _checked_target(self, parts: list, report: Report) -> Target|None:
         if not parts[0]: return report.add([Problem('split', 'there are no training items with a label', serious=True)])
-        return _guarded(report, 'labels', lambda: self._target(*map(list, zip(*parts[0]))))
+        target = self.blocks[1].target()
+        known = [o for o in parts[0] if self.blocks[1].unknown == 'raise' or target.knows(o[1])]
+        return _guarded(report, 'labels', lambda: self._setup(target, [o for o, _ in known], [y for _, y in known]))
 
     def _checked_sets(self, parts: list, target: Target, report: Report) -> list[Dataset]:
         "Data sets of what can be encoded."
-        train, valid = self._pipelines()
-        sets, failed = [], []
+        (train, valid), drop = self._pipelines(), self.blocks[1].unknown == 'drop'
+        sets, failed, dropped = [], [], []
         for i, (part, name) in enumerate(zip(parts, _split_names(len(parts)))):
             good, ys = [], []
             for o, label in part:
                 try: ys.append(target.encode(label)); good.append(o)
-                except (KeyError, ValueError, TypeError) as e: failed.append((o, f'{_say(e)} (in {name})'))
+                except (KeyError, ValueError, TypeError) as e: (dropped if drop and not target.knows(label) else failed).append((o, f'{_say(e)} (in {name})'))
             sets.append(Dataset(good, torch.stack(ys) if ys else torch.empty(0, dtype=torch.long), target, valid if i else train, self.get_x, name))
-        if failed: report.add([_failing(failed, 'labels', sum(map(len, sets)))])
+        n = sum(map(len, sets)) + len(dropped)
+        if failed: report.add([_failing(failed, 'labels', n)])
+        if dropped: report.add([_failing(dropped, 'labels', n - len(dropped) + len(failed), serious=False)])
         return sets
 
 def _say(e: BaseException) -> str:
@@ -310,10 +332,10 @@ def _guarded(report: Report, stage: str, f: Callable) -> Any:
     try: return f()
     except Exception as e: report.add([Problem(stage, _say(e), serious=True)])
 
-def _failing(failed: list[tuple[Any, str]], stage: str, good: int) -> Problem:
+def _failing(failed: list[tuple[Any, str]], stage: str, good: int, serious: bool = True) -> Problem:
     "One problem for all items that fail."
     (item, why), n = failed[0], len(failed)
-    return Problem(stage, f'{n} of {n + good} items have no usable label; the first, {_brief(item)}: {why}', serious=True, items=tuple(o for o, _ in failed[:8]))
+    return Problem(stage, f'{n} of {n + good} items have no usable label; the first, {_brief(item)}: {why}', 'they are left out' if not serious else '', serious, items=tuple(o for o, _ in failed[:8]))
 
 def _checked_steps(dl: Loader, report: Report) -> list[tuple[str, Any]]:
     "One picture after each step; what goes wrong on the way, or in a batch, is added to the report."
@@ -591,6 +613,7 @@ class ImageDataLoaders(DataLoaders):
         valid_pct: float|None = None, # keep back this share at random, 0-1, instead of using the two folders
         seed: int|None = None, # of the split, the order and the augmentation
         vocab: Sequence[str]|None = None, # the labels in order
+        unknown: str = 'raise', # pictures with a label that is not among the training labels (or in `vocab`): 'raise' names the first, 'drop' leaves them out
         item_tfms: Callable|list|None = None, # on each picture
         batch_tfms: Callable|list|None = None, # on each batch
         img_cls: type[PILImage] = PILImage, # PILImage or PILImageBW
@@ -605,10 +628,10 @@ class ImageDataLoaders(DataLoaders):
     ) -> DataLoaders:
         "Pictures in folders named after their label."
         how = locals()
-        if valid_pct is not None: return cls._make(get_image_files(path), how, RandomSplitter(valid_pct, seed), parent_label, CategoryBlock(vocab))
+        if valid_pct is not None: return cls._make(get_image_files(path), how, RandomSplitter(valid_pct, seed), parent_label, CategoryBlock(vocab, unknown=unknown))
         try: items = get_image_files(path, folders=[train, valid])
         except FileNotFoundError as e: e.add_note(f'valid_pct=.2 keeps back a share of the pictures instead of using the folders {train!r} and {valid!r}'); raise
-        return cls._make(items, how, GrandparentSplitter(train, valid), parent_label, CategoryBlock(vocab))
+        return cls._make(items, how, GrandparentSplitter(train, valid), parent_label, CategoryBlock(vocab, unknown=unknown))
 
     @classmethod
     @did_you_mean
@@ -620,6 +643,7 @@ class ImageDataLoaders(DataLoaders):
         valid_pct: float = .2, # share kept back at random, 0-1
         seed: int|None = None, # of the split, the order and the augmentation
         vocab: Sequence[str]|None = None, # the labels in order
+        unknown: str = 'raise', # pictures with a label that is not among the training labels (or in `vocab`): 'raise' names the first, 'drop' leaves them out
         item_tfms: Callable|list|None = None, # on each picture
         batch_tfms: Callable|list|None = None, # on each batch
         img_cls: type[PILImage] = PILImage, # PILImage or PILImageBW
@@ -635,7 +659,7 @@ class ImageDataLoaders(DataLoaders):
         "Training, validation and test pictures in folders of their own, each with a folder per label."
         how = locals() | {'path': path or Path(train_dir).parent}
         parts = [None if d is None else [(f, parent_label(f)) for f in get_image_files(d)] for d in (train_dir, valid_dir, test_dir)]
-        return cls._from_parts(parts, how, CategoryBlock(vocab))
+        return cls._from_parts(parts, how, CategoryBlock(vocab, unknown=unknown))
 
     @classmethod
     @did_you_mean

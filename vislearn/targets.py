@@ -35,6 +35,12 @@ class Target:
         "Learn from the training labels what there is to predict; returns itself."
         raise NotImplementedError
 
+    def knows(self,
+        label: Any,
+    ) -> bool:
+        "Can `label` be encoded, as far as the vocabulary goes?"
+        return True
+
     def encode(self,
         label: Any,
     ) -> torch.Tensor:
@@ -183,6 +189,8 @@ class Category(Target):
         self.weights = _weights_for(self.class_weights, self.vocab, lambda: [len(labels)/(self.c*counts[o]) if counts[o] else 1. for o in self.vocab], 'class_weights')
         return self
 
+    def knows(self, label): return self.add_na or self.vocab is None or _label(label) in self.vocab.o2i
+
     def encode(self, label):
         label = _label(label)
         if self.add_na and label not in self.vocab.o2i: return torch.tensor(0)
@@ -241,6 +249,8 @@ class MultiCategory(Target):
     def _balanced(self, labels) -> list[float]:
         yes = torch.stack([self.encode(o) for o in labels]).sum(0) # (c,)
         return ((len(labels)-yes)/yes.clamp(min=1)).clamp(1/100, 100).tolist()
+
+    def knows(self, label): return self.encoded or self.add_na or self.vocab is None or all(_label(o) in self.vocab.o2i for o in listify(label))
 
     def encode(self, label): # (c,) float
         if self.encoded:
