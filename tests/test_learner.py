@@ -14,7 +14,7 @@ from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
 from vislearn.augment import Normalize
 from vislearn.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.bundle import BundleError
-from vislearn.callbacks import EMA, CSVLogger, ProgressCallback, SaveModelCallback, Unfreeze, minimum, slide, steep, valley
+from vislearn.callbacks import EMA, CSVLogger, ProgressCallback, SaveModelCallback, TorchScheduler, Unfreeze, minimum, slide, steep, valley
 from vislearn.files import RandomSplitter, get_image_files, parent_label
 from vislearn.image import PILImage, Resize
 from vislearn.learner import Learner, cnn_learner, load_learner, vision_learner
@@ -182,6 +182,45 @@ def test_resume_needs_a_schedule_that_was_a_function(learn):
     with pytest.raises(ValueError, match='schedule=...'): learn.resume('r')
     learn.resume('r', schedule=lambda p: 1.)
     with pytest.raises(FileNotFoundError, match="did you mean 'r'"): learn.resume('rr')
+
+# torch's schedulers
+
+def rates(learn, *args, **kwargs):
+    "The rate of the last layer group at each step of a fit."
+    learn.fit(*args, **kwargs)
+    return learn.recorder.lrs
+
+def test_torchs_schedulers_by_epoch_and_by_batch(learn):
+    from torch.optim import lr_scheduler as S
+    n = len(learn.dls.train)
+    assert np.allclose(rates(learn, 4, 1e-2, schedule=partial(S.StepLR, step_size=2))[::n], [1e-2, 1e-2, 1e-3, 1e-3])
+    assert np.allclose(rates(learn, 3, 1e-3, schedule=partial(S.ExponentialLR, gamma=.5))[::n], [1e-3, 5e-4, 2.5e-4]) # nothing is left of the fit before
+    cos = rates(learn, 4, 1e-2, schedule=partial(S.CosineAnnealingLR, T_max=4))[::n]
+    assert np.allclose(cos, [1e-2*(1 + np.cos(np.pi*i/4))/2 for i in range(4)])
+    one = rates(learn, 2, 1e-2, schedule=partial(S.OneCycleLR, max_lr=1e-2, total_steps=2*n))
+    assert abs(np.argmax(one) - (.3*2*n - 1)) < 1 and one[-1] < 1e-6 and abs(one[0] - 1e-2/25) < 1e-9
+    learn.fit(2, slice(1e-4, 1e-2), schedule=partial(S.StepLR, step_size=1)) # each layer group from its own rate
+    assert np.allclose(sorted({g['lr'] for g in learn.opt.param_groups}), [1e-6, 1e-4])
+
+def test_torchs_plateau_as_a_callback(learn):
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    learn.fit(4, 1e-2, cbs=TorchScheduler(partial(ReduceLROnPlateau, mode='max', patience=0, factor=.5), monitor='epoch')) # 'epoch' always improves
+    assert learn.opt.param_groups[0]['lr'] == 1e-2
+    learn.fit(4, 1e-2, cbs=TorchScheduler(lambda opt: ReduceLROnPlateau(opt, mode='min', patience=0, factor=.5), monitor='epoch'))
+    assert learn.opt.param_groups[0]['lr'] == 1e-2/8
+    with pytest.raises(TypeError, match='partial.StepLR'): TorchScheduler(torch.optim.lr_scheduler.StepLR(learn.opt, 1))
+    with pytest.raises(ValueError, match="did you mean 'epoch'"): TorchScheduler(ReduceLROnPlateau, 'epochs')
+
+def test_torchs_scheduler_goes_on_where_it_was(pictures, tmp_path):
+    def learner(): return Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+    sched = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=4)
+    whole, half, again = learner(), learner(), learner()
+    whole.fit(4, 1e-2, schedule=sched)
+    def stop(learn):
+        if (learn.epoch, learn.iter) == (2, 1): raise RuntimeError
+    with pytest.raises(RuntimeError): half.fit(4, 1e-2, schedule=sched, checkpoint='r', cbs=on('after_batch', stop))
+    again.resume('r', schedule=sched)
+    assert same_weights(whole.model, again.model)
 
 # lr_find
 

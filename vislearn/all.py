@@ -42,14 +42,16 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'Adam', 'SGD', 'RMSProp', 'Lamb',
            'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos', 'SchedExp', 'SchedPoly',
            'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr', 'slanted_triangular',
-           'CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException',
-           'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss',
-           'TrainLoop', 'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley',
-           'slide', 'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau',
-           'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision',
-           'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger',
-           'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats',
-           'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor',
+           'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'FocalLoss',
+           'FocalLossFlat', 'BCEWithLogitsLossFlat', 'BCELossFlat', 'L1LossFlat', 'CancelStepException',
+           'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException',
+           'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', 'ProgressCallback',
+           'Recorder', 'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide',
+           'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback',
+           'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast',
+           'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
+           'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', 'MixUp',
+           'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor',
            'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam', 'Interpretation',
            'ClassificationInterpretation', 'DataAudit', 'cross_validate', 'ImageClassifierCleaner', 'ImagesCleaner',
            'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager',
@@ -116,11 +118,14 @@ from .xresnet import ResBlock, XResNet, xresnet18, xresnet34, xresnet50
 from .optim import (
     Adam, SGD, RMSProp, Lamb, ranger, OptimWrapper, lr_list, SchedNo, SchedLin, SchedCos, SchedExp, SchedPoly, CombinedSched,
     combine_scheds, combined_cos, one_cycle, flat_cos, sgdr, slanted_triangular)
+from vislearn.losses import (
+    CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLoss, FocalLossFlat, BCEWithLogitsLossFlat, BCELossFlat,
+    L1LossFlat)
 from .loop import (
     CancelStepException, CancelBackwardException, CancelBatchException, CancelTrainException, CancelValidException, CancelEpochException,
     CancelFitException, Callback, NonFiniteLoss, TrainLoop)
 from .callbacks import (
-    ProgressCallback, Recorder, ParamScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
+    ProgressCallback, Recorder, ParamScheduler, TorchScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
     EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision,
     ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, LineLogger, TrainMetrics, ShowGraphCallback, Speed,
     TensorBoardCallback, ShortEpochCallback, ActivationStats)
@@ -214,9 +219,11 @@ _all_ = [
     'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', # xresnet
     'Adam', 'SGD', 'RMSProp', 'Lamb', 'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos', 'SchedExp', 'SchedPoly',
     'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr', 'slanted_triangular', # optim
+    'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'FocalLoss', 'FocalLossFlat', 'BCEWithLogitsLossFlat', 'BCELossFlat',
+    'L1LossFlat', # losses
     'CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException',
     'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', # loop
-    'ProgressCallback', 'Recorder', 'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
+    'ProgressCallback', 'Recorder', 'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
     'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
     'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
     'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', # callbacks

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NOT_IN_TRIALS', 'progress_mode', 'format_time', 'text_row', 'html_table', 'ProgressCallback', 'Recorder',
-           'ParamScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'suggest_lrs',
-           'plain_data', 'atomic_save', 'writable', 'model_file', 'save_model', 'load_model', 'TrackerCallback',
-           'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip',
-           'GradientAccumulation', 'MixedPrecision', 'ChannelsLast', 'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze',
-           'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run', 'CSVLogger', 'JSONLogger', 'LineLogger',
-           'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats']
+           'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod',
+           'suggest_lrs', 'plain_data', 'atomic_save', 'writable', 'model_file', 'save_model', 'load_model',
+           'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback',
+           'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast',
+           'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze', 'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run',
+           'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback',
+           'ShortEpochCallback', 'ActivationStats']
 
 # %% ../nbs/12_callbacks.ipynb #9996b619
 import csv, html, json, math, os, random, shutil, sys, time, warnings
@@ -246,6 +247,37 @@ class ParamScheduler(Callback):
 
     def before_batch(self, learn):
         for k, f in self.scheds.items(): set_hyper(learn.opt, k, [o(learn.pct_train) for o in f] if isinstance(f, (list, tuple)) else f(learn.pct_train))
+
+# %% ../nbs/12_callbacks.ipynb #6cb4dcaf
+class TorchScheduler(Callback):
+    "Has one of torch's schedulers set the learning rate."
+    order = 60
+    run_valid = False
+    def __init__(self,
+        make: Callable[[torch.optim.Optimizer], Any], # such as partial(torch.optim.lr_scheduler.StepLR, step_size=3): optimizer -> scheduler
+        every: str|None = None, # 'batch' or 'epoch', when it takes a step; None: 'batch' for OneCycleLR and CyclicLR
+        monitor: str = 'valid_loss', # a column of the table, for ReduceLROnPlateau
+    ):
+        if every not in (None, 'batch', 'epoch'): raise ValueError(f"every is 'batch' or 'epoch', got {every!r}{suggest(every, ('batch', 'epoch'))}")
+        if not callable(make): raise TypeError(f"TorchScheduler is given what makes a scheduler, not a {type(make).__name__}: the class, partial({type(make).__name__}, ...) or a function of the optimizer, which is made when the fit starts")
+        self.make, self.every, self.monitor = make, every, monitor
+
+    def before_fit(self, learn):
+        for g in learn.opt.param_groups: g.pop('initial_lr', None) # of a fit before
+        self.sched = self.make(learn.opt)
+        self.by = self.every or ('batch' if type(self.sched).__name__ in ('OneCycleLR', 'CyclicLR') else 'epoch')
+
+    def after_batch(self, learn):
+        if self.by == 'batch': self.sched.step()
+
+    def after_epoch(self, learn):
+        if self.by == 'batch': return
+        if isinstance(self.sched, torch.optim.lr_scheduler.ReduceLROnPlateau): self.sched.step(learn.row[self.monitor])
+        else: self.sched.step()
+
+    def state_dict(self): return {'sched': self.sched.state_dict()}
+
+    def load_state_dict(self, state): self.sched.load_state_dict(state['sched'])
 
 # %% ../nbs/12_callbacks.ipynb #ad203f46
 class LRFinder(Callback):
@@ -1076,4 +1108,4 @@ class ActivationStats(Callback):
         return ax
 
 # %% ../nbs/12_callbacks.ipynb #9d629428
-NOT_IN_TRIALS: list[type[Callback]] = [ProgressCallback, LineLogger, TrackerCallback, Checkpoint, CSVLogger, TensorBoardCallback, ShowGraphCallback, ShortEpochCallback, ActivationStats, EMA, Unfreeze, ParamScheduler]
+NOT_IN_TRIALS: list[type[Callback]] = [ProgressCallback, LineLogger, TrackerCallback, Checkpoint, CSVLogger, TensorBoardCallback, ShowGraphCallback, ShortEpochCallback, ActivationStats, EMA, Unfreeze, ParamScheduler, TorchScheduler]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .augment import Normalize
 from .bundle import BundleError, Predictor, bundle_model, bundle_pipelines, describe_file, load_bundle, save_bundle
-from .callbacks import (NOT_IN_TRIALS, Checkpoint, LRFinder, ParamScheduler, ProgressCallback, Recorder, get_rng_state, load_model, model_file, read_run, save_model, set_bn_eval,
+from .callbacks import (NOT_IN_TRIALS, Checkpoint, LRFinder, ParamScheduler, ProgressCallback, Recorder, TorchScheduler, get_rng_state, load_model, model_file, read_run, save_model, set_bn_eval,
                                 set_rng_state, suggest_lrs, valley, writable)
 from .core import default_device, listify, suggest
 from .features import FeatureLoaders, HeadModel
@@ -140,6 +140,11 @@ def _unplain(o: Any) -> Any:
     if 'slice' in o: return slice(*o['slice'])
     return tuple(map(_unplain, o['tuple'])) if 'tuple' in o else o
 
+def _is_torchs(sched: Any) -> bool:
+    "Is this one of torch's schedulers, or what makes one?"
+    f = getattr(sched, 'func', sched)
+    return issubclass(f if isinstance(f, type) else type(f), torch.optim.lr_scheduler.LRScheduler)
+
 class Learner(TrainLoop):
     "A model, its data, and what people do with them: fine_tune, lr_find, validate, predict, export."
     dls: DataLoaders
@@ -168,6 +173,7 @@ class Learner(TrainLoop):
         if loss_func is None:
             if not getattr(dls, 'target', None): raise ValueError('these loaders do not say what is predicted, so the loss must be given: Learner(..., loss_func=nn.CrossEntropyLoss())')
             loss_func = dls.target.loss_func()
+        elif getattr(loss_func, 'thresh', .5) != .5 and hasattr(getattr(dls, 'target', None), 'set_thresh'): dls.target.set_thresh(loss_func.thresh) # fastai keeps it in the loss
         if metrics is None: metrics = getattr(getattr(dls, 'target', None), 'metrics', ())
         self.path, self.model_dir, self.splitter = Path(path or getattr(dls, 'path', '.')), model_dir, splitter
         self.wd, self.wd_bn_bias, self.train_bn, self.moms, self._in_run, self._predictor_of = wd, wd_bn_bias, train_bn, moms, False, (None, None)
@@ -241,7 +247,7 @@ class Learner(TrainLoop):
         cbs: Callback|Iterable[Callback]|None = None, # for this call
         reset_opt: bool = False, # start with a new optimizer
         start_epoch: int = 0, # skip this many epochs, keeping their place in the schedule
-        schedule: str|tuple|Callable[[float], float]|None = None, # such as 'cosine' or ('linear', {'warmup': .1}): progress 0-1 -> share of lr
+        schedule: str|tuple|Callable|None = None, # such as 'cosine' or ('linear', {'warmup': .1}), a function of progress 0-1 -> share of lr, or one of torch's schedulers as a class or partial
         checkpoint: str|Checkpoint|None = None, # name of a run folder, to `resume` from
     ) -> None:
         "Train for `n_epoch` epochs, at a fixed learning rate or along a schedule."
@@ -250,7 +256,7 @@ class Learner(TrainLoop):
             if self.resuming is None or self.phase >= self.resuming['phase']:
                 if reset_opt or self.opt is None: self.create_opt()
                 if wd is not None: set_hyper(self.opt, 'wd', wd)
-                sched = ParamScheduler({'lr': per_layer(get_schedule(schedule), lrs)}) if schedule is not None else None
+                sched = None if schedule is None else TorchScheduler(schedule) if _is_torchs(schedule) else ParamScheduler({'lr': per_layer(get_schedule(schedule), lrs)})
                 super().fit(n_epoch, lrs, sched, start_epoch)
             self.phase += 1
 
@@ -342,7 +348,7 @@ class Learner(TrainLoop):
     def resume(self,
         name: str|Path, # of the run folder, given as `checkpoint` when the run began
         cbs: Callback|Iterable[Callback]|None = None, # those the run had
-        schedule: Callable[[float], float]|None = None, # the one `fit` had, if it was a function
+        schedule: Callable|None = None, # the one `fit` had, if it was a function or a class
     ) -> None:
         "Go on with a run that was stopped or killed, from its last checkpoint to its end."
         self.resuming = read_run(self, name)
