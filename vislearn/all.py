@@ -50,14 +50,15 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'SuggestionMethod', 'TrackerCallback', 'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback',
            'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast',
            'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
-           'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', 'MixUp',
-           'CutMix', 'MixSwitch', 'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor',
-           'cnn_learner', 'Learner', 'vision_learner', 'load_learner', 'grad_cam', 'Interpretation',
-           'ClassificationInterpretation', 'DataAudit', 'cross_validate', 'ImageClassifierCleaner', 'ImagesCleaner',
-           'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager',
-           'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter', 'itertools', 'json', 'math', 'models',
-           'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random', 're', 'reduce', 'requests',
-           'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
+           'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', 'Hook',
+           'Hooks', 'hook_output', 'hook_outputs', 'MixUp', 'CutMix', 'MixSwitch', 'BundleError', 'describe_file',
+           'save_bundle', 'load_bundle', 'Predictor', 'cnn_learner', 'Learner', 'vision_learner', 'load_learner',
+           'grad_cam', 'Interpretation', 'ClassificationInterpretation', 'DataAudit', 'cross_validate',
+           'ImageClassifierCleaner', 'ImagesCleaner', 'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor',
+           'array', 'attrgetter', 'contextmanager', 'deepcopy', 'defaultdict', 'first', 'functools', 'itemgetter',
+           'itertools', 'json', 'math', 'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt',
+           'random', 're', 'reduce', 'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types',
+           'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
 import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
@@ -128,7 +129,7 @@ from .callbacks import (
     ProgressCallback, Recorder, ParamScheduler, TorchScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
     EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision,
     ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, LineLogger, TrainMetrics, ShowGraphCallback, Speed,
-    TensorBoardCallback, ShortEpochCallback, ActivationStats)
+    TensorBoardCallback, ShortEpochCallback, ActivationStats, Hook, Hooks, hook_output, hook_outputs)
 from .mix import MixUp, CutMix, MixSwitch
 from .bundle import BundleError, describe_file, save_bundle, load_bundle, Predictor
 from .learner import cnn_learner, Learner, vision_learner, load_learner
@@ -226,7 +227,7 @@ _all_ = [
     'ProgressCallback', 'Recorder', 'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
     'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
     'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
-    'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', # callbacks
+    'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', 'Hook', 'Hooks', 'hook_output', 'hook_outputs', # callbacks
     'MixUp', 'CutMix', 'MixSwitch', # mix
     'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', # bundle
     'cnn_learner', 'Learner', 'vision_learner', 'load_learner', # learner

@@ -10,7 +10,7 @@ __all__ = ['NOT_IN_TRIALS', 'progress_mode', 'format_time', 'text_row', 'html_ta
            'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast',
            'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze', 'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run',
            'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback',
-           'ShortEpochCallback', 'ActivationStats']
+           'ShortEpochCallback', 'Hook', 'Hooks', 'hook_output', 'hook_outputs', 'ActivationStats']
 
 # %% ../nbs/12_callbacks.ipynb #9996b619
 import csv, html, json, math, os, random, shutil, sys, time, warnings
@@ -220,7 +220,7 @@ class Recorder(Callback):
         "Hyperparameters over batches; returns the axes."
         import matplotlib.pyplot as plt
         keys = listify(keys) or [k for k, v in self.hps.items() if len(set(v)) > 1] or ['lr']
-        axs = plt.subplots(1, len(keys), figsize=figsize or (5*len(keys), 3.5), squeeze=False)[1].flat
+        axs = plt.subplots(1, len(keys), figsize=figsize or (5*len(keys), 3.5), squeeze=False)[1][0]
         for k, ax in zip(keys, axs): ax.plot(self.hps[k]); ax.set(xlabel='batches', ylabel=k)
         return list(axs)
 
@@ -623,7 +623,7 @@ class MixedPrecision(Callback):
     ):
         self.amp_mode = amp_mode
 
-    def after_create(self, learn): self.before, learn.precision = learn.precision, self.amp_mode
+    def before_fit(self, learn): self.before = learn.precision; learn.set_precision(self.amp_mode)
 
     def after_fit(self, learn): learn.precision = self.before
 
@@ -870,9 +870,12 @@ class CSVLogger(Callback):
         if learn.row not in learn.history[-1:]: return
         new = not self.file.exists()
         with open(self.file, 'a', newline='') as f:
-            w = csv.DictWriter(f, list(learn.row) if new else next(csv.reader(open(self.file))), extrasaction='ignore')
+            w = csv.DictWriter(f, list(learn.row) if new else self._columns(), extrasaction='ignore')
             if new: w.writeheader()
             w.writerow(learn.row)
+
+    def _columns(self) -> list[str]:
+        with open(self.file, newline='') as f: return next(csv.reader(f))
 
     def read_log(self):
         "The file as a pandas DataFrame."
@@ -989,8 +992,9 @@ class TensorBoardCallback(Callback):
         n_preds: int = 9, # pictures shown after each epoch; 0 for none
         with_hist: bool = False, # histograms of the weights after each epoch
         trace_model: bool = False, # the network's graph
+        log_preds: bool = True, # show pictures at all
     ):
-        self.log_dir, self.every, self.n_preds, self.with_hist, self.trace_model, self.n = log_dir, every, n_preds, with_hist, trace_model, 0
+        self.log_dir, self.every, self.n_preds, self.with_hist, self.trace_model, self.n = log_dir, every, n_preds*log_preds, with_hist, trace_model, 0
 
     def before_fit(self, learn):
         try: from torch.utils.tensorboard import SummaryWriter
@@ -1041,6 +1045,76 @@ class ShortEpochCallback(Callback):
         if (learn.iter + 1)/learn.n_iter < self.pct: return
         if learn.training: raise CancelTrainException
         if self.short_valid: raise CancelValidException
+
+# %% ../nbs/12_callbacks.ipynb #2a07a02d
+class Hook:
+    "Catches what a module gives (or its gradient); `stored` is what `hook_func` made of the latest."
+    def __init__(self,
+        m: nn.Module,
+        hook_func: Callable[[nn.Module, Any, Any], Any] = lambda m, i, o: o, # (module, input, output) -> what is kept
+        is_forward: bool = True, # False: at the way back, with gradients
+        detach: bool = True, # inputs and outputs without their graph
+        cpu: bool = False, # and on the CPU
+    ):
+        self.hook_func, self.detach, self.cpu, self.stored, self.removed = hook_func, detach, cpu, None, False
+        self.handle = (m.register_forward_hook if is_forward else m.register_full_backward_hook)(self._catch)
+
+    def _plain(self, o: Any) -> Any:
+        if isinstance(o, (list, tuple)): return type(o)(map(self._plain, o))
+        if not isinstance(o, Tensor): return o
+        o = o.detach() if self.detach else o
+        return o.cpu() if self.cpu else o
+
+    def _catch(self, m, i, o): self.stored = self.hook_func(m, self._plain(i), self._plain(o))
+
+    def remove(self) -> None:
+        "Catch no more."
+        self.handle.remove(); self.removed = True
+
+    def __enter__(self): return self
+
+    def __exit__(self, *args): self.remove()
+
+class Hooks(list):
+    "Several of them, in the order of the modules."
+    def __init__(self,
+        ms: Iterable[nn.Module],
+        hook_func: Callable[[nn.Module, Any, Any], Any] = lambda m, i, o: o, # (module, input, output) -> what is kept
+        is_forward: bool = True, # False: at the way back, with gradients
+        detach: bool = True, # inputs and outputs without their graph
+        cpu: bool = False, # and on the CPU
+    ): super().__init__(Hook(m, hook_func, is_forward, detach, cpu) for m in ms)
+
+    @property
+    def stored(self) -> list[Any]:
+        "What each has kept."
+        return [h.stored for h in self]
+
+    def remove(self) -> None:
+        "Catch no more."
+        for h in self: h.remove()
+
+    def __enter__(self): return self
+
+    def __exit__(self, *args): self.remove()
+
+def hook_output(
+    module: nn.Module,
+    detach: bool = True, # without its graph
+    cpu: bool = False, # and on the CPU
+    grad: bool = False, # the gradient instead
+) -> Hook:
+    "Catch what `module` gives."
+    return Hook(module, (lambda m, i, o: o[0]) if grad else (lambda m, i, o: o), not grad, detach, cpu)
+
+def hook_outputs(
+    modules: Iterable[nn.Module],
+    detach: bool = True, # without their graph
+    cpu: bool = False, # and on the CPU
+    grad: bool = False, # the gradients instead
+) -> Hooks:
+    "Catch what each of `modules` gives."
+    return Hooks(modules, (lambda m, i, o: o[0]) if grad else (lambda m, i, o: o), not grad, detach, cpu)
 
 # %% ../nbs/12_callbacks.ipynb #ae02557a
 class ActivationStats(Callback):
@@ -1103,7 +1177,7 @@ class ActivationStats(Callback):
         "The histograms as colours, batches from left to right; returns the axes."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots(figsize=figsize)[1]
-        ax.imshow(self.hist(idx), origin='lower', aspect='auto')
+        ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')
         ax.axis('off')
         return ax
 

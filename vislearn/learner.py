@@ -97,6 +97,7 @@ def show_predictions(
         pred = target.show(decided[i])
         true = None if targs is None else target.show(targs[i])
         show_image(ims[i], ax)
+        target.draw(ax, ims[i].shape[-2:], None if targs is None else targs[i], decided[i])
         ax.set_title(pred if true is None else f'{true}\n{pred}', color='black' if true is None else 'green' if true == pred else 'red', fontsize=10)
     return axs
 
@@ -183,7 +184,9 @@ class Learner(TrainLoop):
     # which weights learn, and how fast
     def layer_groups(self) -> list[list[nn.Parameter]]:
         "The parameters in groups, early layers first."
-        if self.splitter: return [list(g) for g in self.splitter(self.model)]
+        if self.splitter:
+            groups = list(self.splitter(self.model))
+            return [groups] if groups and isinstance(groups[0], Tensor) else [list(g) for g in groups] # fastai's trainable_params gives no groups
         return self.model.param_groups() if hasattr(self.model, 'param_groups') else [[*self.model.parameters()]]
 
     def set_trainable(self,
@@ -387,6 +390,7 @@ class Learner(TrainLoop):
         use_max: bool = False, # the highest probability of all looks instead of their mean
     ) -> tuple[Tensor|tuple[Tensor, Tensor], Tensor|None]:
         "Probabilities averaged over `n` augmented looks and the plain one, and the targets."
+        if self.dls.target.moves: raise TypeError('places predicted in turned and cropped pictures are places in these, so their mean means nothing; use get_preds')
         dl = self._loader(ds_idx, dl)
         looks = tta_dl(self.dls, dl, item_tfms, batch_tfms)
         augs = torch.stack([self.get_preds(dl=looks)[0] for _ in range(n)]) # (n,items,c)
@@ -441,9 +445,9 @@ class Learner(TrainLoop):
     ) -> tuple[Any, ...]:
         "`(label, index, probs)` of one picture. No loader, no progress bar; may be called from several threads."
         p = self._predictor()
-        x = p.open(item)
-        res = p.answer(p.probs([x])[0])
-        return (p.show(x), *res) if with_input else res
+        opened = p.open(item)
+        res, = p.answers([opened])
+        return (p.show(opened[0]), *res) if with_input else res
 
     def predict_batch(self,
         items: Iterable[Any], # paths, bytes, pictures ...
@@ -485,6 +489,11 @@ class Learner(TrainLoop):
         opt = self.opt_func.func if hasattr(self.opt_func, 'func') else self.opt_func
         return PrettyString(f'{model_summary(self.model, xb.to(self.device))}\n\nOptimizer: {opt.__name__}\nLoss: {type(self.loss_func).__name__}\nCallbacks: {", ".join(map(str, self.cbs))}')
 
+    @property
+    def final_record(self) -> list[Any]:
+        "The last row of the history: training loss, validation loss, metrics."
+        return [v for k, v in self.history[-1].items() if k not in ('epoch', 'time')] if self.history else []
+
     # how it computes, and what it says
     def to_fp16(self) -> 'Learner':
         "Compute in fp16 (on a CPU: bf16 or fp32); returns the learner."
@@ -512,6 +521,8 @@ class Learner(TrainLoop):
         self.progress.mode = 'plain'
         try: yield self
         finally: self.progress.mode = before
+
+    no_mbar = no_bar # fastai's name for the outer one of two bars
 
     @contextmanager
     def no_logging(self) -> Iterator['Learner']:

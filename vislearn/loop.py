@@ -97,7 +97,7 @@ class Callback:
     @property
     def name(self) -> str:
         "The class name in snake case without `_callback`: the learner has the callback as an attribute of this name."
-        return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(self).__name__).lower().removesuffix('_callback')
+        return re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', type(self).__name__).lower().removesuffix('_callback')
 
     def __repr__(self): return type(self).__name__
 
@@ -240,6 +240,10 @@ def _batches_from(dl: Iterable, done: int) -> Iterator:
 def _brief(o: Any) -> str:
     "Shape and type of a tensor, for messages."
     return f'{tuple(o.shape)} {str(o.dtype).removeprefix("torch.")}' if isinstance(o, Tensor) else repr(o)
+
+def _is_watched(model: nn.Module) -> bool:
+    "Does somebody look at what its modules are given or give? Then they must run themselves."
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
 
 def _copy_all(to: list[Tensor], source: list[Tensor]) -> None:
     if to: torch._foreach_copy_(to, source)
@@ -405,11 +409,18 @@ class TrainLoop:
         self._to_device()
         if self.opt is None: self.create_opt()
         self.set_lr(self.lr if lr is None else lr)
-        self._amp = resolve_precision(self.precision, self.device, self.model)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
+        self.set_precision(self.precision)
         self._watch = _LossWatch(self.device)
         self._buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         self._good_buffers = [b.clone() for b in self._buffers]
+
+    def set_precision(self,
+        precision: str, # 'fp32', 'bf16', 'fp16' or 'auto'
+    ) -> None:
+        "Compute in this precision from now on, with a new gradient scaler where it needs one."
+        self.precision = precision
+        self._amp = resolve_precision(precision, self.device, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
 
     def _to_device(self):
         if self.device.type == 'cpu': keep_memory()
@@ -457,7 +468,7 @@ class TrainLoop:
     def _train_batches(self):
         self._amp = resolve_precision(self.precision, self.device, self.model)
         no_grad = PRECISIONS[resolve_precision(self.precision, self.device)]
-        self._net = lean(self.model, True, no_grad) if self.lean else self.model
+        self._net = self.model if not self.lean or _is_watched(self.model) else lean(self.model, True, no_grad)
         done, self.dl_epoch = self.position[1], getattr(self.dl, 'epoch', 0)
         for self.iter, batch in enumerate(_batches_from(self.dl, done), done):
             self.pct_train = (self.epoch + self.iter/self.n_iter)/self.n_epoch
@@ -534,7 +545,7 @@ class TrainLoop:
         self._amp = resolve_precision(self.precision, self.device)
         def batches():
             nonlocal n, total
-            self._net = lean(self.model) if self.lean else self.model
+            self._net = self.model if not self.lean or _is_watched(self.model) else lean(self.model)
             for self.iter, batch in enumerate(dl):
                 self._one_batch(batch)
                 if self.pred is None: continue
@@ -578,11 +589,12 @@ class TrainLoop:
         with_loss: bool = False, # add the loss of each item
         act: Callable[[Tensor], Tensor]|None = None, # logits -> probabilities; the target's own if not given
         reorder: bool = True, # give the items of a shuffled loader in their own order
+        cbs: Callback|Iterable[Callback]|None = None,
     ) -> tuple[Tensor|None, ...]:
         "Probabilities (n,c) and targets (None without labels) of all items: `([inputs], probs, targs, [decisions], [losses])`."
         dl, target = self._loader(ds_idx, dl), getattr(self.dls, 'target', None)
         if reorder and getattr(dl, 'shuffle', False): dl = dl.new(shuffle=False)
-        preds, targs, xs, _ = self._gather(dl, with_input)
+        with self.added_cbs(cbs): preds, targs, xs, _ = self._gather(dl, with_input)
         if preds is None: raise ValueError('nothing to predict: the loader is empty')
         probs = act(preds) if act else target.probs(preds) if target else preds
         res = (xs,) if with_input else ()
