@@ -15,7 +15,7 @@ ROOM_ONLY: dict[str, str|None] = {
                     get_rng_state set_rng_state read_run plain_data''',
     'core': 'check_kwargs suggest did_you_mean item_rng batch_rng tfm_to_dict tfm_from_dict',
     'files': 'Scan scan_files read_col column image_extensions progress_bar',
-    'image': 'Header read_header Cut apply_cut ItemPipeline CropTransform SquishCrop image_formats max_pixels to_tensor',
+    'image': 'Header read_header Cut apply_cut ItemPipeline ItemGeometry to_source move_points CropTransform SquishCrop image_formats max_pixels to_tensor',
     'interpret': '''palette shorten Table confusion plot_confusion confused_classes plot_confusion_multi plot_pr plot_roc plot_reliability rescale fit_temperature
                     divide_logits plot_threshold show_heat embed pca plot_map''',
     'learner': 'norm_params set_trainable PrettyString model_summary show_predictions tta_dl left_as_it_was add_normalize RECIPES set_bn_momentum',

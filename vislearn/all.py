@@ -25,25 +25,25 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting', 'Brightness', 'Contrast',
            'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'AutoAugment', 'RandAugment',
            'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', 'Target', 'Category', 'MultiCategory',
-           'Regression', 'MSELossFlat', 'WorkerError', 'BadFile', 'Dataset', 'Loader', 'DataLoaders', 'ImageBlock',
-           'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table',
-           'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders', 'accuracy', 'error_rate',
-           'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
-           'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match',
-           'roc_curve', 'precision_recall_curve', 'roc_auc_score', 'average_precision_score', 'brier_score',
-           'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae', 'r2_score', 'F1Score', 'FBeta',
-           'Precision', 'Recall', 'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa',
-           'MatthewsCorrCoef', 'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti',
-           'PrecisionMulti', 'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti',
-           'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai', 'NormType', 'AdaptiveConcatPool2d', 'Flatten',
-           'sigmoid_range', 'SigmoidRange', 'LinBnDrop', 'create_head', 'apply_init', 'list_models', 'WeightsError',
-           'VisionModel', 'param_groups', 'describe_groups', 'create_model', 'create_body', 'params',
-           'trainable_params', 'has_pool_type', 'num_features_model', 'noop', 'Module', 'Lambda', 'sequential',
-           'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'Adam', 'SGD', 'RMSProp', 'Lamb',
-           'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos', 'SchedExp', 'SchedPoly',
-           'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr', 'slanted_triangular',
-           'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'FocalLoss',
-           'FocalLossFlat', 'BCEWithLogitsLossFlat', 'BCELossFlat', 'L1LossFlat', 'CancelStepException',
+           'Regression', 'Points', 'MSELossFlat', 'WorkerError', 'BadFile', 'Dataset', 'Loader', 'DataLoaders',
+           'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'PointBlock', 'Datasets',
+           'DataBlock', 'read_table', 'read_names', 'read_list', 'Labelled', 'LazyPicture', 'ImageDataLoaders',
+           'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score',
+           'fbeta_score', 'f1_score', 'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef',
+           'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve', 'roc_auc_score',
+           'average_precision_score', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse',
+           'rmse', 'mae', 'r2_score', 'F1Score', 'FBeta', 'Precision', 'Recall', 'RocAuc', 'RocAucBinary',
+           'APScoreBinary', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef', 'BrierScore', 'HammingLoss',
+           'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti', 'RocAucMulti',
+           'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai',
+           'NormType', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'LinBnDrop', 'create_head',
+           'apply_init', 'list_models', 'WeightsError', 'VisionModel', 'param_groups', 'describe_groups',
+           'create_model', 'create_body', 'params', 'trainable_params', 'has_pool_type', 'num_features_model', 'noop',
+           'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50',
+           'Adam', 'SGD', 'RMSProp', 'Lamb', 'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos',
+           'SchedExp', 'SchedPoly', 'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr',
+           'slanted_triangular', 'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat',
+           'FocalLoss', 'FocalLossFlat', 'BCEWithLogitsLossFlat', 'BCELossFlat', 'L1LossFlat', 'CancelStepException',
            'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException',
            'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', 'ProgressCallback',
            'Recorder', 'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide',
@@ -98,11 +98,11 @@ from .augment import (
     imagenet_stats, cifar_stats, mnist_stats, Normalize, Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU, Lighting, Brightness,
     Contrast, Saturation, Hue, RandomErasing, setup_aug_tfms, aug_transforms)
 from .policies import AutoAugment, RandAugment, TrivialAugment, AugMix, Cutout, HideAndSeek, GridMask
-from .targets import Target, Category, MultiCategory, Regression, MSELossFlat
+from .targets import Target, Category, MultiCategory, Regression, Points, MSELossFlat
 from .workers import WorkerError
 from .loaders import BadFile, Dataset, Loader, DataLoaders
 from .block import (
-    ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, Datasets, DataBlock, read_table, read_names, read_list, Labelled,
+    ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, PointBlock, Datasets, DataBlock, read_table, read_names, read_list, Labelled,
     LazyPicture, ImageDataLoaders)
 from .metrics import (
     accuracy, error_rate, top_k_accuracy, accuracy_multi, precision_score, recall_score, fbeta_score, f1_score, balanced_accuracy_score,
@@ -203,10 +203,10 @@ _all_ = [
     'imagenet_stats', 'cifar_stats', 'mnist_stats', 'Normalize', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting',
     'Brightness', 'Contrast', 'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', # augment
     'AutoAugment', 'RandAugment', 'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', # policies
-    'Target', 'Category', 'MultiCategory', 'Regression', 'MSELossFlat', # targets
+    'Target', 'Category', 'MultiCategory', 'Regression', 'Points', 'MSELossFlat', # targets
     'WorkerError', # workers
     'BadFile', 'Dataset', 'Loader', 'DataLoaders', # loaders
-    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
+    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'PointBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
     'Labelled', 'LazyPicture', 'ImageDataLoaders', # block
     'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
     'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve',

@@ -74,7 +74,7 @@ mnist_stats    = ([0.131], [0.308])
 
 class Normalize(BatchTransform):
     "Subtract the mean and divide by the standard deviation of each channel."
-    order, inplace = 99, True
+    order, inplace, moves_pixels = 99, True, False
 
     def __init__(self,
         mean: Sequence[float], # per channel, 0-1
@@ -201,6 +201,11 @@ class ResizeBatch(BatchTransform):
 
     def out_hw(self, hw): return tuple(self.size)
 
+    def places(self, plan: None, hw: tuple[int, int]) -> Tensor: # (1,3,3) float64
+        "The matrix from a place in the new pictures to one in the old, -1 to 1 from edge to edge."
+        (h, w), (bh, bw) = hw, self._box(*hw)
+        return _matrix(1, m00=bw/w, m11=bh/h, m02=(2*((w-bw)//2) + bw)/w - 1, m12=(2*((h-bh)//2) + bh)/h - 1)
+
     def apply(self, x, plan=None):
         x, (h, w), (bh, bw) = to_float(x), x.shape[-2:], self._box(*x.shape[-2:])
         t, l = (h-bh)//2, (w-bw)//2
@@ -258,6 +263,12 @@ class Geometry(BatchTransform):
         return _draw(n, lo, hi, rng, self.p, neutral, self.draw, self.batch)
 
     def plan(self, n, hw, rng=None): return self.mats(n, hw, rng)
+
+    def places(self, plan: Tensor, hw: tuple[int, int]) -> Tensor: # (n,3,3) float64
+        "The matrices from a place in the new pictures to one in the old, -1 to 1 from edge to edge."
+        if not self.align_corners: return plan
+        old, new = (torch.tensor([(w-1)/w, (h-1)/h, 1], dtype=torch.float64) for h, w in (hw, self.out_hw(hw))) # -1 and 1 of `plan` are centres of pixels
+        return old[:, None]*plan/new
 
     def apply(self, x, plan): return resample(x, plan, self.size, self.mode, self.pad_mode, self.align_corners)
 
@@ -404,7 +415,7 @@ class Resample(Geometry):
 # %% ../nbs/04_augment.ipynb #da8670a4
 class ColourTransform(BatchTransform):
     "Base of the colour transforms: subclasses write `mats`."
-    order, inplace = 40, True
+    order, inplace, moves_pixels = 40, True, False
 
     def __init__(self,
         p: float = .75, # 0-1, probability that a picture is changed
@@ -508,7 +519,7 @@ class Colour(ColourTransform):
 # %% ../nbs/04_augment.ipynb #7794e6b1
 class RandomErasing(BatchTransform):
     "Fill up to `max_count` random rectangles of a normalised picture with noise, with probability `p` (Zhong et al., 2017)."
-    order, inplace = 100, True
+    order, inplace, moves_pixels = 100, True, False
 
     def __init__(self,
         p: float = .5, # 0-1, probability that a picture is changed
@@ -592,11 +603,12 @@ class Fused(Transform):
         tfms: Sequence[BatchTransform], # in order
     ): self.tfms = [tfm_from_dict(t) if isinstance(t, dict) else t for t in tfms]
 
-    def __call__(self, x: Tensor, rng: torch.Generator|None = None) -> Tensor:
+    def __call__(self, x: Tensor, rng: torch.Generator|None = None, trail: list[Tensor]|None = None) -> Tensor:
         self.tfms[0].check(x)
         plans, hw = [], tuple(x.shape[-2:])
         for t in self.tfms:
             plans.append(t.plan(len(x), hw, rng))
+            if trail is not None and hasattr(t, 'places'): trail.append(t.places(plans[-1], hw))
             hw = tuple(t.out_hw(hw))
         fmt = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 1 else torch.contiguous_format
         if len(x) <= (k := _chunk(x)): return self._apply(x, plans).contiguous(memory_format=fmt)

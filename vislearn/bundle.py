@@ -8,8 +8,9 @@ __all__ = ['PLAIN_NAMES', 'FORMAT', 'pickle_names', 'BundleError', 'describe_fil
 
 # %% ../nbs/14_bundle.ipynb #bf78f9f8
 import inspect, pickle, pickletools, zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,7 @@ from . import __version__
 from .callbacks import atomic_save
 from .core import Pipeline, check_kwargs, default_device
 from .fold import lean
-from .image import ItemPipeline
+from .image import ItemPipeline, move_points, to_source
 from .loaders import BatchPipeline, default_workers, stack_pictures
 from .loop import PRECISIONS, resolve_precision
 from .models import create_model
@@ -209,25 +210,32 @@ class Predictor:
 
     def open(self,
         item: Any, # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)
-    ) -> Tensor: # (3,h,w) uint8
-        "An item as the pixels that are put into a batch."
-        return self.item_tfms(self.get_x(item) if self.get_x else item)
+    ) -> tuple[Tensor, Tensor|None]: # (3,h,w) uint8, (3,3) float64
+        "An item as the pixels that are put into a batch; where places are predicted, with the matrix that takes them back to pixels of the item."
+        trail = [] if self.target.moves else None
+        x = self.item_tfms(self.get_x(item) if self.get_x else item, trail=trail)
+        return x, None if trail is None else to_source(trail, x)
 
     def probs(self,
-        xs: list[Tensor], # (3,h,w) uint8, from `open`
+        xs: Sequence[Tensor], # (3,h,w) uint8
+        trail: list[Tensor]|None = None, # given the matrices of the steps that move pixels
     ) -> Tensor: # (n,c) on the CPU
         "Probabilities for opened pictures, in one batch."
         with torch.no_grad():
-            xb = self.batch_tfms(stack_pictures(xs).to(self.device)) # (n,3,h,w) float
+            xb = self.batch_tfms(stack_pictures(xs).to(self.device), trail=trail) # (n,3,h,w) float
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32): pred = self.model(xb)
             return self.target.probs(pred.float().cpu())
 
-    def answer(self,
-        probs: Tensor, # (c,)
-    ) -> tuple[Any, Tensor, Tensor]:
-        "Label(s), decision and probabilities of one picture."
-        y = self.target.decide(probs)
-        return self.target.decode(y), y, probs
+    def answers(self,
+        opened: Sequence[tuple[Tensor, Tensor|None]], # from `open`
+    ) -> list[tuple[Any, Tensor, Tensor]]:
+        "Label(s), decision and probabilities of each opened picture."
+        xs, mats = zip(*opened)
+        trail = [] if self.target.moves else None
+        probs = self.probs(xs, trail)
+        ys = self.target.decide(probs)
+        shown = ys if trail is None else move_points(ys, reduce(torch.matmul, [torch.stack(mats), *trail]))
+        return [(self.target.decode(o), y, p) for o, y, p in zip(shown, ys, probs)]
 
     def show(self,
         x: Tensor, # (3,h,w) uint8, from `open`
@@ -238,8 +246,8 @@ class Predictor:
     def predict(self,
         item: Any, # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)
     ) -> tuple[Any, Tensor, Tensor]:
-        "`(label, index, probs (c,))` of one picture; with several labels per picture `(labels, bool (c,), probs (c,))`."
-        return self.answer(self.probs([self.open(item)])[0])
+        "`(label, index, probs (c,))` of one picture; with several labels per picture `(labels, bool (c,), probs (c,))`; for places `([(x, y), ...] in pixels, (k,2) -1..1, (2k,))`."
+        return self.answers([self.open(item)])[0]
 
     def stream(self,
         items: Iterable[Any], # any number, read as needed
@@ -252,9 +260,9 @@ class Predictor:
             ahead = lambda: [pool.submit(self.open, o) for o in islice(items, bs)]
             now = ahead()
             while now:
-                xs = [o.result() for o in now]
+                opened = [o.result() for o in now]
                 now = ahead()
-                yield from map(self.answer, self.probs(xs))
+                yield from self.answers(opened)
 
     def predict_batch(self,
         items: Iterable[Any], # paths, bytes, pictures ...

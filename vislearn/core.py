@@ -102,6 +102,7 @@ class Transform:
     "One step on a picture or a batch. Subclasses keep their `__init__` arguments under their own names and write `__call__`."
     registry: dict[str, type['Transform']] = {} # every transform class by name
     order: int = 0 # position among batch transforms; lower runs first
+    moves_pixels: bool = True # False where pixels may change but not move; those that move some and say where to have a method `places`
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['image_formats', 'max_pixels', 'max_bytes', 'ImageError', 'Cut', 'apply_cut', 'open_image', 'Header', 'read_header',
-           'to_tensor', 'to_pil', 'ResizeMethod', 'PadMode', 'CropTransform', 'Resize', 'RandomResizedCrop',
-           'SquishCrop', 'CropPad', 'RandomCrop', 'RatioResize', 'FlipItem', 'DihedralItem', 'ItemPipeline', 'PILImage',
-           'PILImageBW', 'to_thumb', 'subplots', 'get_grid', 'show_image', 'show_images']
+           'to_tensor', 'to_pil', 'ResizeMethod', 'PadMode', 'ItemGeometry', 'CropTransform', 'Resize',
+           'RandomResizedCrop', 'SquishCrop', 'CropPad', 'RandomCrop', 'RatioResize', 'FlipItem', 'DihedralItem',
+           'ItemPipeline', 'to_source', 'move_points', 'PILImage', 'PILImageBW', 'to_thumb', 'subplots', 'get_grid',
+           'show_image', 'show_images']
 
 # %% ../nbs/03_image.ipynb #52a8c59c
 import io, math, os, random, re, stat, struct, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Iterator, Sequence
 
@@ -46,6 +47,11 @@ class Cut:
     pad: tuple[int, int, int, int] = (0, 0, 0, 0) # left, top, right, bottom pixels added after resizing
     pad_mode: str = 'zeros' # 'zeros', 'border' or 'reflection'
     oversample: float = 2 # decode at no less than this many times the resized box
+
+    def matrix(self) -> torch.Tensor: # (3,3) float64
+        "From pixels of the result to pixels of the original."
+        (l, t, w, h), (nh, nw), (pl, pt, *_) = self.box, self.size, self.pad
+        return torch.tensor([[w/nw, 0, l - pl*w/nw], [0, h/nh, t - pt*h/nh], [0, 0, 1]], dtype=torch.float64)
 
 def _pad_index(n: int, before: int, after: int, mode: str) -> torch.Tensor:
     "Positions (before+n+after,) that repeat or mirror `n` pixels beyond their ends."
@@ -351,7 +357,36 @@ def _one_of(value: str, choices: list[str], what: str) -> str:
     if value not in choices: raise ValueError(f'{what} {value!r} is not one of {", ".join(choices)}{suggest(value, choices)}')
     return value
 
-class CropTransform(Transform):
+class ItemGeometry(Transform):
+    "A transform that moves pixels, in two steps: `plan` draws random numbers, `apply` uses them, and `places` says where pixels go."
+    def plan(self,
+        h: int, # height of the picture in pixels
+        w: int, # width
+        rng: random.Random|None = None, # the global one if not given
+    ) -> Any:
+        "What to do with a picture of this size."
+        raise NotImplementedError
+
+    def apply(self,
+        x: torch.Tensor, # (c,h,w) uint8
+        plan: Any, # what `plan` answered
+    ) -> torch.Tensor: # (c,*,*) uint8
+        "`x` changed as planned."
+        raise NotImplementedError
+
+    def places(self,
+        plan: Any, # what `plan` answered
+        hw: tuple[int, int], # height and width before
+    ) -> torch.Tensor: # (3,3) float64
+        "The matrix from pixels of the new picture to pixels of the old."
+        raise NotImplementedError
+
+    def __call__(self, x, rng=None, trail=None):
+        plan = self.plan(*x.shape[-2:], rng)
+        if trail is not None: trail.append(self.places(plan, x.shape[-2:]))
+        return self.apply(x, plan)
+
+class CropTransform(ItemGeometry):
     "A transform that only chooses which box becomes which size; subclasses write `cut`."
     def cut(self,
         h: int, # height of the picture in pixels
@@ -361,7 +396,11 @@ class CropTransform(Transform):
         "The `Cut` to make of a picture of this size."
         raise NotImplementedError
 
-    def __call__(self, x, rng=None): return apply_cut(x, self.cut(*x.shape[-2:], rng))
+    def plan(self, h, w, rng=None) -> Cut: return self.cut(h, w, rng)
+
+    def apply(self, x, plan): return apply_cut(x, plan)
+
+    def places(self, plan, hw): return plan.matrix()
 
 # %% ../nbs/03_image.ipynb #0bdd9492
 class Resize(CropTransform):
@@ -464,7 +503,7 @@ class RatioResize(CropTransform):
         s = self.max_sz/max(h, w)
         return Cut((0, 0, w, h), (max(1, round(h*s)), max(1, round(w*s))))
 
-class FlipItem(Transform):
+class FlipItem(ItemGeometry):
     "Mirror left and right with probability `p`; not in validation."
     def __init__(self,
         p: float = .5, # probability, 0-1
@@ -473,9 +512,13 @@ class FlipItem(Transform):
 
     def valid(self) -> None: return None
 
-    def __call__(self, x, rng=None): return x.flip(-1) if (rng or random).random() < self.p else x
+    def plan(self, h, w, rng=None) -> bool: return (rng or random).random() < self.p
 
-class DihedralItem(Transform):
+    def apply(self, x, plan): return x.flip(-1) if plan else x
+
+    def places(self, plan, hw): return _symmetry_matrix(4 if plan else 0, *hw)
+
+class DihedralItem(ItemGeometry):
     "With probability `p` one of the 8 flips and quarter turns, each as likely; not in validation."
     def __init__(self,
         p: float = 1., # probability, 0-1
@@ -484,11 +527,17 @@ class DihedralItem(Transform):
 
     def valid(self) -> None: return None
 
-    def __call__(self, x, rng=None):
-        rng = rng or random
-        if rng.random() >= self.p: return x
-        k = rng.randrange(8)
-        return (x.flip(-1) if k > 3 else x).rot90(k % 4, (-2, -1))
+    def plan(self, h, w, rng=None) -> int: return 0 if (rng or random).random() >= self.p else (rng or random).randrange(8)
+
+    def apply(self, x, plan): return (x.flip(-1) if plan > 3 else x).rot90(plan % 4, (-2, -1))
+
+    def places(self, plan, hw): return _symmetry_matrix(plan, *hw)
+
+def _symmetry_matrix(k: int, h: int, w: int) -> torch.Tensor: # (3,3) float64
+    "From pixels after `DihedralItem`'s change `k` to those before: a flip if k > 3, then k % 4 quarter turns."
+    m = torch.tensor([[-1., 0, w], [0, 1, 0], [0, 0, 1]] if k > 3 else [[1., 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    for turn in range(k % 4): m = m @ torch.tensor([[0., -1, w if turn % 2 == 0 else h], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    return m
 
 # %% ../nbs/03_image.ipynb #dbb12370
 class ItemPipeline(Pipeline):
@@ -500,13 +549,17 @@ class ItemPipeline(Pipeline):
         super().__init__(tfms)
         self.mode = mode
 
-    def __call__(self, src, rng=None):
-        "The pixels of `src` after every step."
+    def __call__(self, src, rng=None, trail=None):
+        "The pixels of `src` after every step; `trail`, a list, is given the matrix of each step that moves pixels."
         tfms = self.tfms
         first = tfms[0] if tfms and isinstance(tfms[0], CropTransform) else None
-        x = open_image(src, partial(first.cut, rng=rng) if first else None, self.mode)
+        def cut(h, w):
+            c = first.cut(h, w, rng)
+            if trail is not None: trail.append(c.matrix())
+            return c
+        x = open_image(src, cut if first else None, self.mode)
         for t in tfms[1 if first else 0:]:
-            try: x = t(x, rng) if isinstance(t, Transform) else _foreign(t, x, self.mode)
+            try: x = t(x, rng, trail) if isinstance(t, ItemGeometry) else t(x, rng) if isinstance(t, Transform) else _foreign(t, x, self.mode)
             except Exception as e: e.add_note(f'in the item transform {t!r}, given a picture {tuple(x.shape)}'); raise
         return x
 
@@ -518,6 +571,23 @@ def _foreign(f: Callable, x: torch.Tensor, mode: str) -> torch.Tensor:
     try: return to_tensor(y, mode)
     except (ImageError, AttributeError, TypeError) as e:
         e.add_note(f'it was given a Pillow picture and returned a {type(y).__name__}'); raise
+
+# %% ../nbs/03_image.ipynb #bffeaffd
+def to_source(
+    trail: Sequence[torch.Tensor], # what an `ItemPipeline` left in the list it was handed
+    x: torch.Tensor, # (c,h,w) what it made
+) -> torch.Tensor: # (3,3) float64
+    "The matrix from a place in `x`, -1 to 1 from edge to edge, to pixels of the picture it was made from."
+    h, w = x.shape[-2:]
+    return reduce(torch.matmul, [*trail, torch.tensor([[w/2, 0, w/2], [0, h/2, h/2], [0, 0, 1]], dtype=torch.float64)])
+
+def move_points(
+    pts: torch.Tensor, # (...,k,2) float: x, y
+    m: torch.Tensor, # (...,3,3): one matrix, or one for each
+) -> torch.Tensor: # (...,k,2) float
+    "Places seen through a matrix."
+    p = torch.cat([pts, torch.ones_like(pts[..., :1])], -1) @ m.to(pts.device, pts.dtype).mT
+    return p[..., :2]/p[..., 2:]
 
 # %% ../nbs/03_image.ipynb #bd3fc18f
 class PILImage(Image.Image):

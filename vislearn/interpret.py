@@ -585,7 +585,7 @@ class Interpretation:
         i: int, # position
     ) -> tuple[str, str, str, str]: # prediction, actual, loss, probability (with several labels: the one furthest off, and its probability)
         "What there is to say about one item."
-        show = lambda y: self.target.show(y) or '(none)'
+        show = lambda y: self.target.show(y) or ('' if self.target.moves else '(none)')
         p, prob = self.preds[i], ''
         if self.multi:
             j = int((p - self.targs[i]).abs().argmax())
@@ -622,8 +622,10 @@ class Interpretation:
         if len(idxs): axs[0].figure.suptitle(head, fontsize=10)
         for i, ax in zip(map(int, idxs), axs):
             title = self._title(i, max(10, int(_inches(ax)[0]*72/(9*.58))))
-            if cam: show_heat(self.picture(i), self.cam(i)[0][0], ax=ax)
-            else: show_image(self.picture(i), ax)
+            im = self.picture(i)
+            if cam: show_heat(im, self.cam(i)[0][0], ax=ax)
+            else: show_image(im, ax)
+            self.target.draw(ax, im.shape[-2:], None if self.targs is None else self.targs[i], self.decided[i])
             ax.set_title(title, fontsize=9)
         return axs
 

@@ -10,6 +10,7 @@ import os, pickle, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
@@ -18,11 +19,11 @@ import torch
 from fastcore.foundation import L
 from PIL import Image
 
-from .augment import fuse, to_float
+from .augment import Fused, fuse, to_float
 from .cache import PictureCache
 from .check import Part, Report, data_report
 from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, set_seed, suggest
-from .image import ImageError, ItemPipeline, get_grid, show_image
+from .image import ImageError, ItemPipeline, get_grid, move_points, show_image, to_source
 from .targets import MultiCategory, Target, Vocab
 from .workers import Workers
 
@@ -49,7 +50,7 @@ def encode_labels(
     item, e = bad[0]
     why = e.args[0] if e.args else e
     raise ValueError(f"{why}. It belongs to the {name} item {_brief(item)}" + (f' ({len(bad)} items have this problem)' if len(bad) > 1 else '')
-                     + ("; a label must occur among the training items to be learned: split differently, or give CategoryBlock(vocab=...)"
+                     + ("; a label must occur among the training items to be learned: split differently, or give CategoryBlock(vocab=...); CategoryBlock(unknown='drop') leaves such items out"
                         if isinstance(e, KeyError) and name != 'training' else '')) from e
 
 @dataclass(frozen=True)
@@ -98,18 +99,28 @@ class Dataset:
         cheap = lambda o: isinstance(o, (str, os.PathLike, bytes, bytearray, np.ndarray, torch.Tensor))
         return [self.source(i) for i in range(len(self))] if cheap(self.source(0)) else []
 
+    @property
+    def moves(self) -> bool:
+        "Are the labels places in the picture? Then `y` holds pixels, and a batch holds them from -1 to 1 across its pictures."
+        return self.y is not None and self.target is not None and self.target.moves
+
     def x(self,
         i: int, # position of the item
         rng=None, # a random.Random for random transforms
+        trail: list[torch.Tensor]|None = None, # given the matrices of the steps that move pixels
     ) -> torch.Tensor: # (3,h,w) uint8
         "The picture of item `i` after the item transforms."
         try:
             src = self.source(i)
-            return self.item_tfms(src if self.cache is None else self.cache(src, self.item_tfms.mode), rng)
+            return self.item_tfms(src if self.cache is None else self.cache(src, self.item_tfms.mode), rng, trail)
         except Exception as e:
             e.add_note(f'while opening {self.name} item {i}: {_brief(self.items[i])}'); raise
 
-    def __getitem__(self, i: int) -> tuple: return (self.x(i),) if self.y is None else (self.x(i), self.y[i])
+    def __getitem__(self, i: int) -> tuple:
+        if not self.moves: return (self.x(i),) if self.y is None else (self.x(i), self.y[i])
+        trail = []
+        x = self.x(i, None, trail)
+        return x, move_points(self.y[i], to_source(trail, x).inverse())
 
     def __len__(self): return len(self.items)
 
@@ -155,10 +166,10 @@ class BatchPipeline(Pipeline):
         self.tfms.sort(key=lambda t: getattr(t, 'order', 0) if isinstance(t, Transform) else 0)
         self._steps = fuse(self.tfms) # our own transforms are done a few pictures at a time, while these are in the processor's cache
 
-    def __call__(self, xb, rng=None): # (bs,3,h,w) uint8 -> float
-        "`xb` as floats after every step."
+    def __call__(self, xb, rng=None, trail=None): # (bs,3,h,w) uint8 -> float
+        "`xb` as floats after every step; `trail`, a list, is given the matrices of the steps that move pixels."
         for t in self._steps:
-            try: xb = t(xb, rng) if isinstance(t, Transform) else t(to_float(xb))
+            try: xb = t(xb, rng, trail) if isinstance(t, Fused) else t(xb, rng) if isinstance(t, Transform) else t(to_float(xb))
             except Exception as e: e.add_note(f'in the batch transform {t!r}, given a batch {tuple(xb.shape)}'); raise
         return to_float(xb)
 
@@ -187,14 +198,18 @@ def stack_pictures(
 # %% ../nbs/06_loaders.ipynb #26cf6365
 def _load(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, tuple[str, str]], tuple]:
     "The positions that could be read, why others could not, and their batch (xb,) or (xb, yb) on the CPU, xb uint8."
-    xs, read, bad = [], [], {}
+    xs, read, bad, mats = [], [], {}, []
     for i, e in zip(idxs, epochs):
-        try: xs.append(dataset.x(i, item_rng(seed, e, i))); read.append(i)
+        trail = [] if dataset.moves else None
+        try: xs.append(dataset.x(i, item_rng(seed, e, i), trail)); read.append(i)
         except ImageError as err:
             if dataset.bad_images == 'raise': raise
             bad[i] = str(err), err.kind
+            continue
+        if trail is not None: mats.append(to_source(trail, xs[-1]).inverse())
     xb = stack_pictures(xs, [dataset.items[i] for i in read]) if xs else torch.empty(0)
-    return read, bad, (xb,) if dataset.y is None else (xb, dataset.y[read])
+    if dataset.y is None: return read, bad, (xb,)
+    return read, bad, (xb, move_points(dataset.y[read], torch.stack(mats)) if mats else dataset.y[read])
 
 def _load_for_another(dataset: Dataset, idxs: Sequence[int], epochs: Sequence[int], seed: int) -> tuple[list[int], dict[int, tuple[str, str]], list[np.ndarray]]:
     "`_load` as arrays, in the order in which they lie in memory; whoever draws from the global generators gets the same whichever process does it."
@@ -211,6 +226,14 @@ def _pinned(loaded: tuple, device: torch.device) -> tuple:
     "What `_load` gave, where the device can fetch it by itself."
     read, bad, batch = loaded
     return read, bad, tuple(o.pin_memory() for o in batch) if device.type == 'cuda' else batch
+
+def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
+    "Raise a `TypeError` where labels that are places could not follow the pixels."
+    for t in tfms:
+        if hasattr(t, 'places') or not getattr(t, 'moves_pixels', True): continue
+        raise TypeError(f'the labels are places in the picture, and where {t!r} moves pixels to is not known, so they can not follow. Leave it out; or, if it moves none (it changes colours, say), '
+                        'mark it: put moves_pixels = False on it')
+    if dataset.cache is not None: raise TypeError('a cache keeps pictures in another size, and the labels are places in pixels: leave out cache=')
 
 def default_workers() -> int:
     "Threads that read pictures: one per processor this program may use, 8 at most."
@@ -242,6 +265,7 @@ class Loader:
         self.device = default_device(device)
         self.seed = int(torch.randint(2**31, (1,))) if seed is None else seed
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.double)
+        if dataset.moves: _check_followed([*dataset.item_tfms, *self.batch_tfms], dataset)
         if self.weights is not None and len(self.weights) != len(dataset): raise ValueError(f'{len(dataset)} items but {len(self.weights)} weights')
         self.epoch = 0 # passes begun; the next one's number
         self.read: list[int] = [] # positions given out in the latest pass, in order; without those that were skipped
@@ -300,7 +324,9 @@ class Loader:
     ) -> tuple[torch.Tensor, ...]:
         "`batch` on the device, after the batch transforms."
         xb, *yb = (o.to(self.device, non_blocking=True) for o in batch)
-        return self.batch_tfms(xb, batch_rng(self.seed, epoch, number)), *yb
+        trail = [] if self.dataset.moves else None
+        xb = self.batch_tfms(xb, batch_rng(self.seed, epoch, number), trail)
+        return xb, *([move_points(yb[0], reduce(torch.matmul, trail).inverse())] if trail and yb else yb)
 
     def iter_from(self,
         epoch: int, # its order and random numbers
@@ -405,7 +431,9 @@ class Loader:
     def _draw(self, ims, yb, nrows, ncols, figsize, imsize) -> list:
         "Pictures in a grid, titled with their labels."
         axs = get_grid(len(ims), nrows, ncols, figsize, imsize)
-        for i, ax in enumerate(axs): show_image(ims[i], ax, title=None if yb is None else self.target.show(yb[i].cpu()))
+        for i, ax in enumerate(axs):
+            show_image(ims[i], ax, title=None if yb is None else self.target.show(yb[i].cpu()))
+            if yb is not None: self.target.draw(ax, ims[i].shape[-2:], yb[i])
         return axs
 
     def _show_early(self, stage, max_n, nrows, ncols, unique, figsize, imsize) -> list:
@@ -415,8 +443,11 @@ class Loader:
         order = self.order(epoch) if self.shuffle else list(range(self.n))
         idxs = order[:1]*max_n if unique else order[:min(max_n, self.bs)]
         tfms = ItemPipeline(None, ds.item_tfms.mode) if stage == 'open' else ds.item_tfms
-        ims = [tfms(ds.source(i), item_rng(self.seed, epoch - 1000*k*unique, i)) for k, i in enumerate(idxs)]
-        return self._draw(ims, None if ds.y is None else ds.y[idxs], nrows, ncols, figsize, imsize)
+        trails = [[] if ds.moves else None for _ in idxs]
+        ims = [tfms(ds.source(i), item_rng(self.seed, epoch - 1000*k*unique, i), trail) for k, (i, trail) in enumerate(zip(idxs, trails))]
+        y = None if ds.y is None else ds.y[idxs]
+        if ds.moves: y = [move_points(p, to_source(trail, x).inverse()) for p, trail, x in zip(y, trails, ims)]
+        return self._draw(ims, y, nrows, ncols, figsize, imsize)
 
     def trace(self,
         i: int = 0, # position of the item

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Target', 'Vocab', 'LabelError', 'CrossEntropy', 'BCEWithLogits', 'Category', 'MultiCategory', 'Regression',
-           'MSELossFlat']
+           'MSELossFlat', 'Points']
 
 # %% ../nbs/05_targets.ipynb #7d832fee
 from collections import Counter
@@ -24,6 +24,7 @@ class Target:
     c: int = 0 # outputs the network needs
     metrics: tuple[str, ...] = () # what this task is usually judged by: names of functions in `metrics`
     y_range: tuple[float, float]|None = None # limits of the outputs, where they are numbers within limits
+    moves: bool = False # labels are places in the picture, which move when its pixels do
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -74,6 +75,14 @@ class Target:
     ) -> str:
         "The label as a title for a picture."
         return str(self.decode(y))
+
+    def draw(self,
+        ax: Any, # Axes with the picture
+        hw: tuple[int, int], # its height and width
+        targ: torch.Tensor|None = None, # what is true
+        pred: torch.Tensor|None = None, # what `decide` gave
+    ) -> None:
+        "Draw labels into the picture, where they are something to draw."
 
     def to_dict(self) -> dict:
         "Everything needed to rebuild this target, as plain data."
@@ -291,7 +300,7 @@ class Regression(Target):
         self.c, self.y_range = c or 0, None if y_range is None else tuple(map(float, y_range))
 
     def setup(self, labels):
-        sizes = Counter(len(listify(o)) for o in labels)
+        sizes = Counter(torch.as_tensor(o.tolist()).numel() if hasattr(o, 'tolist') else len(listify(o)) for o in labels)
         if len(sizes) > 1: raise ValueError(f'items have different numbers of values: {dict(sizes)}')
         self.c = self.c or next(iter(sizes), 0)
         return self
@@ -316,3 +325,33 @@ class Regression(Target):
 class MSELossFlat(nn.MSELoss):
     "Mean squared error between all values of `(n,1)` or `(n,c)` predictions and `(n,)` or `(n,c)` targets."
     def forward(self, pred, targ): return super().forward(pred.reshape(targ.shape), targ.to(pred.dtype))
+
+# %% ../nbs/05_targets.ipynb #89db0ad1
+class Points(Regression):
+    "Places in the picture, the same number in each: mean squared error of their coordinates, which run from -1 to 1 across what the network sees."
+    moves = True
+
+    def setup(self, labels):
+        super().setup([self._pairs(o, i) for i, o in enumerate(labels)])
+        return self
+
+    def _pairs(self, label: Any, i: int = 0) -> torch.Tensor: # (k,2) float
+        try: return torch.as_tensor(label.tolist() if hasattr(label, 'tolist') else list(label), dtype=torch.float).reshape(-1, 2)
+        except (TypeError, ValueError, RuntimeError): raise LabelError(f'places are pairs (x, y) of pixels, one or several; got {label!r}', i) from None
+
+    def encode(self, label): return super().encode(self._pairs(label)) # (k,2) float, pixels
+
+    def decide(self, probs): return probs.unflatten(-1, (-1, 2)) # (...,k,2), -1 to 1
+
+    def decode(self, y): return [tuple(p) for p in y.tolist()]
+
+    def show(self, y): return ''
+
+    def draw(self, ax, hw, targ=None, pred=None):
+        size, frame = torch.tensor([hw[1], hw[0]]), ax.axis()
+        at = lambda y: ((y.detach().cpu().float() + 1)*size/2 - .5).T # the first pixel's centre is drawn at 0
+        if targ is not None: ax.scatter(*at(targ), s=40, c='lime', edgecolors='black')
+        if pred is not None: ax.scatter(*at(pred), s=40, c='red', marker='x')
+        ax.axis(frame) # a place that was cropped away is not seen
+
+    def to_dict(self): return super().to_dict() | {'type': 'Points'}
