@@ -336,8 +336,11 @@ class Points(Regression):
         return self
 
     def _pairs(self, label: Any, i: int = 0) -> torch.Tensor: # (k,2) float
-        try: return torch.as_tensor(label.tolist() if hasattr(label, 'tolist') else list(label), dtype=torch.float).reshape(-1, 2)
-        except (TypeError, ValueError, RuntimeError): raise LabelError(f'places are pairs (x, y) of pixels, one or several; got {label!r}', i) from None
+        try:
+            y = torch.as_tensor(label.tolist() if hasattr(label, 'tolist') else list(label), dtype=torch.float).reshape(-1, 2)
+            if len(y): return y
+        except (TypeError, ValueError, RuntimeError): pass
+        raise LabelError(f'places are pairs (x, y) of pixels, one or several; got {label!r}', i)
 
     def encode(self, label): return super().encode(self._pairs(label)) # (k,2) float, pixels
 
