@@ -546,3 +546,15 @@ def test_an_editor_completes_everything():
     assert {'fine_tune', 'fit_one_cycle', 'lr_find', 'predict', 'export', 'recorder', 'dls', 'history', 'opt', 'model'} <= names
     sig = jedi.Script(code + 'fine_tune(').get_signatures(3, 16)[0]
     assert [p.name for p in sig.params][:4] == ['epochs', 'base_lr', 'freeze_epochs', 'lr_mult']
+
+@pytest.mark.parametrize('compile', ['eager', pytest.param(True, marks=pytest.mark.skipif(not FULL, reason='compiling takes a minute: VISLEARN_FULL=1'))])
+def test_compiled_training_learns_the_same_and_exports(pictures, tmp_path, compile):
+    def go(compile):
+        learn = Learner(make_dls(pictures, tmp_path), tiny_net(), precision='fp32', seed=1, compile=compile)
+        learn.fit(2, 1e-2)
+        return learn
+    plain, compiled = go(False), go(compile)
+    assert compiled.model._compiled_call_impl is not None and plain.model._compiled_call_impl is None
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(plain.model.state_dict().values(), compiled.model.state_dict().values()))
+    if compile == 'eager': assert same_weights(plain.model, compiled.model)
+    assert load_learner(compiled.export(), model=tiny_net()).predict(plain.dls.valid.items[0])[0] == compiled.predict(plain.dls.valid.items[0])[0]

@@ -172,6 +172,7 @@ class Learner(TrainLoop):
         precision: str = 'auto', # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
         bn_momentum: float|None = None, # 0-1, how fast running statistics move, 0: not at all; the model's own if not given
         seed: int|None = None, # makes a fit repeatable whatever random numbers were drawn before
+        compile: bool|str = False, # train through `torch.compile` (slow at first, faster on many GPUs), or through one of its backends by name
     ):
         if loss_func is None:
             if not getattr(dls, 'target', None): raise ValueError('these loaders do not say what is predicted, so the loss must be given: Learner(..., loss_func=nn.CrossEntropyLoss())')
@@ -182,6 +183,7 @@ class Learner(TrainLoop):
         self.wd, self.wd_bn_bias, self.train_bn, self.moms, self._in_run, self._predictor_of = wd, wd_bn_bias, train_bn, moms, False, (None, None)
         super().__init__(dls, model, loss_func, get_opt_func(opt_func), lr, [*([Recorder, ProgressCallback] if default_cbs else []), *listify(cbs)], metrics, precision, seed)
         if bn_momentum is not None: set_bn_momentum(model, bn_momentum)
+        if compile: model.compile(**({} if compile is True else {'backend': compile}))
 
     # which weights learn, and how fast
     def layer_groups(self) -> list[list[nn.Parameter]]:
@@ -594,6 +596,7 @@ def vision_learner(
     bn_momentum: float|None = None, # 0-1, how fast the body's running statistics move, 0: not at all; None: as the recipe says
     recipe: str = 'vislearn', # how batch normalisation is treated: 'vislearn', or 'fastai' for exactly its arithmetic
     seed: int|None = None, # makes head and fits repeatable whatever random numbers were drawn before
+    compile: bool|str = False, # train through `torch.compile` (slow at first, faster on many GPUs), or through one of its backends by name
 ) -> Learner:
     "A learner with a network for these pictures and classes; a pretrained one is frozen but for its head."
     if recipe not in RECIPES: raise ValueError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}{suggest(recipe, RECIPES)}")
@@ -607,7 +610,7 @@ def vision_learner(
     if bn_momentum is not None: set_bn_momentum(getattr(model, 'body', model), bn_momentum) # a new head's statistics have to be learned quickly
     cfg = getattr(model, 'data_cfg', None)
     if normalize and pretrained and cfg: add_normalize(dls, cfg['mean'], cfg['std'])
-    learn = Learner(dls, model, loss_func, opt_func, lr, splitter, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs, precision, None, seed)
+    learn = Learner(dls, model, loss_func, opt_func, lr, splitter, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs, precision, None, seed, compile)
     if pretrained: learn.freeze()
     return learn
 
