@@ -55,7 +55,7 @@ def test_abandoned_epochs_leave_no_threads(data):
     gc.collect()
     for t in threading.enumerate():
         if t.name.startswith('vislearn-loader'): t.join(5)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 @pytest.mark.parametrize('n', [0, 2])
 def test_an_unreadable_file_is_named(data, n):
