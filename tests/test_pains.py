@@ -1,6 +1,6 @@
 """What users of fastai have stumbled over with their data, an assertion for each; the numbers are those of the issues at github.com/fastai/fastai where there is one.
 
-(Downloads are in test_collect.py and test_download.py.)
+(Number 40, downloads that fail in silence, is in test_download.py: test_download_images_accounts_for_every_url, test_the_query_stays_and_the_final_url_is_told, test_fastais_call.)
 """
 import subprocess, sys, warnings
 from pathlib import Path
