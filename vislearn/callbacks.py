@@ -696,11 +696,12 @@ class Unfreeze(Callback):
     order = -5
     def __init__(self,
         plan: dict[int, str|int]|str = 'gradual', # epoch -> 'head', 'all', or the first group to train (-2: the last two); 'gradual': one more each epoch
+        train_bn: bool|None = None, # norms of frozen groups learn; if not, their statistics stand still too; None: as the learner says
     ):
         if plan != 'gradual' and not isinstance(plan, dict): raise ValueError(f"the plan is a dict such as {{0: 'head', 3: -2, 8: 'all'}}, or 'gradual'; got {plan!r}")
         for v in plan.values() if isinstance(plan, dict) else ():
             if not (v in ('head', 'all') or isinstance(v, int)): raise ValueError(f"a plan names 'head', 'all' or a group number, not {v!r}{suggest(v, ('head', 'all'))}")
-        self.plan = plan
+        self.plan, self.train_bn = plan, train_bn
 
     def at(self,
         epoch: int,
@@ -713,6 +714,12 @@ class Unfreeze(Callback):
         v = self.plan[max(due)]
         first = {'head': n_groups - 1, 'all': 0}.get(v, v)
         return first + n_groups if first < 0 else first
+
+    def before_fit(self, learn):
+        self.before = learn.train_bn
+        if self.train_bn is not None: learn.train_bn = self.train_bn
+
+    def after_fit(self, learn): learn.train_bn = self.before
 
     def before_epoch(self, learn):
         first = self.at(learn.epoch, len(learn.layer_groups()))
