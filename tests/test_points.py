@@ -11,7 +11,8 @@ from torch import nn
 from bad_images import enc, exif
 from vislearn.augment import RandomErasing, aug_transforms
 from vislearn.block import DataBlock, ImageBlock, ImageDataLoaders, PointBlock
-from vislearn.files import ColReader, RandomSplitter, get_image_files
+from vislearn.features import body_features
+from vislearn.files import RandomSplitter, get_image_files
 from vislearn.image import CropPad, DihedralItem, FlipItem, RandomResizedCrop, Resize
 from vislearn.interpret import Interpretation
 from vislearn.learner import Learner, load_learner, vision_learner
@@ -127,6 +128,16 @@ def test_pictures_of_places(trained):
     assert dots(trained.show_results(max_n=3)) == [2]*3
     assert dots(Interpretation.from_learner(trained).plot_top_losses(2)) == [2]*2
     plt.close('all')
+
+def test_a_head_learns_each_view_with_its_own_places(spots):
+    path, at = spots
+    learn = vision_learner(block(at, batch_tfms=aug_transforms(max_warp=0)).dataloaders(path, bs=13, num_workers=0, seed=3, device='cpu'), 'resnet18', pretrained=False)
+    feats, y = body_features(learn.model, learn.dls.train, views=3)
+    assert feats.shape[:2] == y.shape[:2] == (3, 39) and not torch.equal(y[0], y[1])
+    want = torch.cat([yb for _, yb in learn.dls.train.new(shuffle=False, drop_last=False).iter_from(1)])
+    assert torch.equal(y[1], want)
+    with learn.no_logging(): learn.fit_head(2, views=2)
+    assert len(learn.history) == 2
 
 def test_other_ways_in(spots):
     path, at = spots

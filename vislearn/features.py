@@ -25,8 +25,8 @@ def body_features(
     dl: Loader, # of pictures; in the order of its items
     views: int = 1, # passes over `dl`, each with the random numbers of another epoch
     precision: str = 'auto', # to compute in: 'fp32', 'bf16', 'fp16', or 'auto'
-) -> tuple[Tensor, Tensor]: # (views,n,nf) float, (n,...) targets
-    "What the body makes of each picture, pooled, in evaluation mode."
+) -> tuple[Tensor, Tensor]: # (views,n,nf) float, (views,n,...) targets
+    "What the body makes of each picture, pooled, in evaluation mode; targets that are places differ from view to view."
     dl = dl.new(shuffle=False, drop_last=False)
     amp = PRECISIONS[resolve_precision(precision, dl.device)]
     body = VisionModel(fold(model.body), model.head).to(dl.device).eval() # shares the head, whose first layers pool
@@ -36,14 +36,14 @@ def body_features(
             seen = [(body.features(xb).float(), yb) for xb, yb in dl.iter_from(view)]
         passes.append((torch.cat([f for f, _ in seen]), torch.cat([y for _, y in seen])))
     if len({len(y) for _, y in passes}) > 1: raise RuntimeError('some pictures could be read in one pass but not in another; see dls.bad_files')
-    return torch.stack([f for f, _ in passes]), passes[0][1]
+    return torch.stack([f for f, _ in passes]), torch.stack([y for _, y in passes])
 
 # %% ../nbs/13a_features.ipynb #27f42931
 class FeatureLoader:
     "Batches `(features (bs,nf), targets)`; each epoch uses the next view."
     def __init__(self,
         feats: Tensor, # (views,n,nf)
-        y: Tensor, # (n,...)
+        y: Tensor, # (views,n,...)
         bs: int = 64, # pictures per batch
         shuffle: bool = False, # a new order each epoch
         seed: int = 0, # of the order
@@ -51,16 +51,17 @@ class FeatureLoader:
         self.feats, self.y, self.bs, self.shuffle, self.seed = feats, y, bs, shuffle, seed
         self.epoch = 0 # passes begun
 
-    def __len__(self): return -(-len(self.y)//self.bs)
+    def __len__(self): return -(-self.y.shape[1]//self.bs)
 
     def iter_from(self,
         epoch: int, # its order and view
         batch: int = 0, # the first batch to give
     ) -> Iterator[tuple[Tensor, Tensor]]:
         "The batches of an epoch from `batch` on."
-        n, feats = len(self.y), self.feats[epoch % len(self.feats)]
+        feats, y = self.feats[epoch % len(self.feats)], self.y[epoch % len(self.feats)]
+        n = len(y)
         order = torch.randperm(n, generator=batch_rng(self.seed, epoch, -1)) if self.shuffle else torch.arange(n)
-        for idx in order.to(feats.device).split(self.bs)[batch:]: yield feats[idx], self.y[idx]
+        for idx in order.to(feats.device).split(self.bs)[batch:]: yield feats[idx], y[idx]
 
     def __iter__(self):
         epoch, self.epoch = self.epoch, self.epoch + 1

@@ -586,7 +586,8 @@ def move_points(
     m: torch.Tensor, # (...,3,3): one matrix, or one for each
 ) -> torch.Tensor: # (...,k,2) float
     "Places seen through a matrix."
-    p = torch.cat([pts, torch.ones_like(pts[..., :1])], -1) @ m.to(pts.device, pts.dtype).mT
+    m = m.to(pts.device, pts.dtype)[..., None, :, :] # (...,1,3,3)
+    p = (m[..., :2]*pts[..., None, :]).sum(-1) + m[..., 2] # (...,k,3); no matrix product, which autocast would round
     return p[..., :2]/p[..., 2:]
 
 # %% ../nbs/03_image.ipynb #bd3fc18f
