@@ -184,11 +184,19 @@ def test_missing_callbacks_are_named(tmp_path):
 def test_run_folder(tmp_path):
     learn = loop(tmp_path, Checkpoint('r', keep=2, monitor='+accuracy'), metrics=accuracy)
     learn.fit(5)
-    assert sorted(o.name for o in (tmp_path/'runs/r').iterdir()) == ['best.pth', 'epoch_3.pth', 'epoch_4.pth', 'last.pth']
+    assert sorted(o.name for o in (tmp_path/'runs/r').iterdir()) == ['best.pth', 'epoch_3.pth', 'epoch_4.pth', 'history.csv', 'history.jsonl', 'last.pth']
     best = read_run(learn, 'r', 'best')['history'][-1]['accuracy']
     assert best == max(o['accuracy'] for o in learn.history)
 
 # watching a number
+
+def test_the_run_folder_has_the_table_after_a_resume_too(tmp_path):
+    learn = loop(tmp_path, Checkpoint('r')); learn.fit(3)
+    rows = [json.loads(o) for o in (tmp_path/'runs/r/history.jsonl').read_text().splitlines()]
+    assert rows == learn.history and len((tmp_path/'runs/r/history.csv').read_text().splitlines()) == 4
+    again = loop(tmp_path, Checkpoint('r')); again.resuming = read_run(again, 'r'); again.fit(5)
+    rows = [json.loads(o) for o in (tmp_path/'runs/r/history.jsonl').read_text().splitlines()]
+    assert [o['epoch'] for o in rows] == [0, 1, 2, 3, 4] and rows == again.history
 
 def test_unknown_monitor_names_the_known_ones(tmp_path):
     for cb in (TrackerCallback, EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau):

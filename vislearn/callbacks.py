@@ -744,7 +744,7 @@ def set_rng_state(
 
 # %% ../nbs/12_callbacks.ipynb #de56b8fe
 class Checkpoint(Callback):
-    "Keeps a run folder `learn.path/runs/name` with `last.pth` (everything needed to go on) and `best.pth`; see `learn.resume`."
+    "Keeps a run folder `learn.path/runs/name` with `last.pth` (everything needed to go on), `best.pth`, and the table as `history.csv` and `history.jsonl`; see `learn.resume`."
     order = 90
     def __init__(self,
         name: str|Path = 'last_run', # of the run folder
@@ -768,10 +768,20 @@ class Checkpoint(Callback):
         if self.track.monitor in learn.row: self.track.after_epoch(learn)
         self.save(learn, (learn.epoch + 1, 0))
         if self.track.new_best: self._copy('best.pth')
+        self._write_table(learn.history)
         if not self.keep: return
         self._copy(f'epoch_{len(learn.history) - 1}.pth')
         old = sorted(self.folder.glob('epoch_*.pth'), key=lambda o: int(o.stem[6:]))[:-self.keep]
         for o in old: o.unlink()
+
+    def _write_table(self, rows: list[dict]):
+        "The whole table, so that it is right after a resume too."
+        with open(self.folder/'.table.tmp', 'w', newline='', encoding='utf-8') as f:
+            w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)))
+            w.writeheader(); w.writerows(rows)
+        os.replace(self.folder/'.table.tmp', self.folder/'history.csv')
+        (self.folder/'.table.tmp').write_text(''.join(json.dumps(r, default=str) + '\n' for r in rows), encoding='utf-8')
+        os.replace(self.folder/'.table.tmp', self.folder/'history.jsonl')
 
     def _copy(self, name: str):
         tmp = self.folder/f'.{name}.{os.getpid()}.tmp'
