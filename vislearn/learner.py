@@ -258,10 +258,11 @@ class Learner(TrainLoop):
         start_epoch: int = 0, # skip this many epochs, keeping their place in the schedule
         schedule: str|tuple|Callable|None = None, # such as 'cosine' or ('linear', {'warmup': .1}), a function of progress 0-1 -> share of lr, or one of torch's schedulers as a class or partial
         checkpoint: str|Checkpoint|None = None, # name of a run folder, to `resume` from
+        lr_decay: float|None = None, # 0-1, each layer group's rate over that of the next one, such as .38; `lr` is the last group's
     ) -> None:
         "Train for `n_epoch` epochs, at a fixed learning rate or along a schedule."
         with self._run('fit', locals(), cbs, checkpoint):
-            lrs = lr_list(self.lr if lr is None else lr, len(self.layer_groups()))
+            lrs = lr_list(self.lr if lr is None else lr, len(self.layer_groups()), lr_decay)
             if self.resuming is None or self.phase >= self.resuming['phase']:
                 if reset_opt or self.opt is None: self.create_opt()
                 if wd is not None: set_hyper(self.opt, 'wd', wd)
@@ -281,10 +282,11 @@ class Learner(TrainLoop):
         reset_opt: bool = False, # start with a new optimizer
         start_epoch: int = 0, # skip this many epochs, keeping their place in the schedule
         checkpoint: str|Checkpoint|None = None, # name of a run folder, to `resume` from
+        lr_decay: float|None = None, # 0-1, each layer group's rate over that of the next one, such as .38; `lr_max` is the last group's
     ) -> None:
         "Train with a learning rate that rises and falls once, and a momentum that does the opposite (Smith 2018, arxiv.org/abs/1803.09820)."
         with self._run('fit_one_cycle', locals(), [*listify(cbs), ParamScheduler({'mom': combined_cos(pct_start, *(moms or self.moms))})], checkpoint):
-            self.fit(n_epoch, lr_max, wd, None, reset_opt, start_epoch, one_cycle(pct_start, div, div_final))
+            self.fit(n_epoch, lr_max, wd, None, reset_opt, start_epoch, one_cycle(pct_start, div, div_final), lr_decay=lr_decay)
 
     def fit_flat_cos(self,
         n_epoch: int,
@@ -341,7 +343,7 @@ class Learner(TrainLoop):
     def fit_head(self,
         n_epoch: int = 15, # passes over the features
         lr_max: float = 2e-3, # highest learning rate of the cycle
-        views: int = 3, # augmented versions of each training picture
+        views: int = 2, # augmented versions of each training picture
         wd: float|None = None, # weight decay; the optimizer's default if not given
         cbs: Callback|Iterable[Callback]|None = None, # for this call; they see batches of features (bs,nf), not of pictures
     ) -> None:
@@ -612,6 +614,7 @@ def vision_learner(
     if normalize and pretrained and cfg: add_normalize(dls, cfg['mean'], cfg['std'])
     learn = Learner(dls, model, loss_func, opt_func, lr, splitter, cbs, metrics, path, model_dir, wd, wd_bn_bias, train_bn, moms, default_cbs, precision, None, seed, compile)
     if pretrained: learn.freeze()
+    elif groups is not None: learn.layer_groups() # names that match nothing are told now
     return learn
 
 cnn_learner = vision_learner # fastai's older name

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import batch_rng, listify, suggest
-from .fold import is_depthwise, keep_memory, lean
+from .fold import DepthwiseIn32, keep_memory, lean
 from .metrics import compute_metric, get_metric, metric_names
 
 # %% ../nbs/11_loop.ipynb #50633d45
@@ -205,12 +205,11 @@ def fast_bf16(
 def resolve_precision(
     precision: str, # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
     device: torch.device,
-    trains: nn.Module|None = None, # the network, if gradients will be computed
 ) -> str:
     "The precision to compute in on `device`; where fp16 can't be had, bf16 or fp32 with a warning."
     if precision != 'auto' and precision not in PRECISIONS: raise ValueError(f"precision {precision!r} is none of {[*PRECISIONS, 'auto']}{suggest(precision, PRECISIONS)}")
     best = 'bf16' if fast_bf16(device) else 'fp32'
-    if precision == 'auto': return 'fp32' if device.type == 'cpu' and trains is not None and is_depthwise(trains) else best
+    if precision == 'auto': return best
     if precision == 'fp16' and device.type == 'cpu':
         warnings.warn(f'fp16 is for GPUs; on this CPU {best} is used instead')
         return best
@@ -419,7 +418,7 @@ class TrainLoop:
     ) -> None:
         "Compute in this precision from now on, with a new gradient scaler where it needs one."
         self.precision = precision
-        self._amp = resolve_precision(precision, self.device, self.model)
+        self._amp = resolve_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
 
     def _to_device(self):
@@ -466,9 +465,8 @@ class TrainLoop:
         self._with_events(self._train_batches, 'train', CancelTrainException)
 
     def _train_batches(self):
-        self._amp = resolve_precision(self.precision, self.device, self.model)
-        no_grad = PRECISIONS[resolve_precision(self.precision, self.device)]
-        self._net = self.model if not self.lean or _is_watched(self.model) else lean(self.model, True, no_grad)
+        self._amp = resolve_precision(self.precision, self.device)
+        self._net = self.model if not self.lean or _is_watched(self.model) else lean(self.model, True, PRECISIONS[self._amp])
         done, self.dl_epoch = self.position[1], getattr(self.dl, 'epoch', 0)
         for self.iter, batch in enumerate(_batches_from(self.dl, done), done):
             self.pct_train = (self.epoch + self.iter/self.n_iter)/self.n_epoch
@@ -484,7 +482,7 @@ class TrainLoop:
         self.mid_batch = False
 
     def _do_batch(self):
-        with self._autocast(): self.pred = self._net(self.xb) # (bs,c)
+        with self._autocast(), DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext(): self.pred = self._net(self.xb) # (bs,c)
         if self._amp != 'fp32': self.pred = self.pred.float()
         self('after_pred')
         if self.yb is not None: self.loss = self._loss()

@@ -14,7 +14,7 @@ def work(way: str, case: str, args) -> None:
     size, aug = int(case.split(':')[0]), case.endswith('aug')
     fns = photos(args.data, 48 if args.quick else None)
     side = SIDES[way.split(',')[0]](fns, size, aug=aug)
-    secs = timed(side.epoch(**WAYS[way]), 1 if args.quick else 3)
+    secs = timed(side.epoch(**WAYS[way]), 1 if args.quick else 2)
     result(per_second=(len(fns)-int(.2*len(fns)))/secs)
 
 def main() -> None:

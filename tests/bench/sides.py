@@ -35,7 +35,7 @@ class Vislearn:
 
     def learner(self, arch: str, **kw):
         from vislearn.all import vision_learner
-        return vision_learner(self.dls, arch, pretrained=arch.startswith('efficientnet_lite'), train_bn=False, bn_momentum=.01, **kw)
+        return vision_learner(self.dls, arch, pretrained=arch.startswith('efficientnet_lite'), train_bn=False, bn_momentum=0., **kw)
 
     def epoch(self, **kw):
         "A pass over the training pictures as a function; with cache='ram' the passes after the first."
@@ -114,19 +114,21 @@ class Bare:
 
     def augment(self, xb): return xb.float().mul_(2/255).sub_(1) # to normalised floats and nothing else
 
-    def steps(self, arch: str, frozen: bool, batches: list):
+    def steps(self, arch: str, frozen: bool, batches):
         import torch
         from torch.nn import functional as F
-        from vislearn.fold import fold, is_depthwise
+        from vislearn.fold import DepthwiseIn32, lean
+        from vislearn.loop import PRECISIONS, resolve_precision
         model = self.model(arch).train()
         model.body.requires_grad_(not frozen)
-        body, bf16 = fold(model.body) if frozen else model.body, not is_depthwise(model)
+        for m in model.body.modules():
+            if isinstance(m, torch.nn.BatchNorm2d): m.eval()
+        dtype = PRECISIONS[resolve_precision('auto', torch.device('cpu'))]
+        net = lean(model, True, dtype)
         opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5, fused=True)
         def run():
             for xb, yb in batches:
-                with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
-                    with torch.set_grad_enabled(not frozen), torch.autocast('cpu', torch.bfloat16, enabled=frozen or bf16): feats = body(xb)
-                    pred = model.head(feats.float() if frozen else feats)
+                with torch.autocast('cpu', dtype, enabled=dtype != torch.float32), DepthwiseIn32(): pred = net(xb)
                 F.cross_entropy(pred.float(), yb).backward()
                 opt.step(); opt.zero_grad(set_to_none=True)
         return run
