@@ -292,3 +292,22 @@ def test_what_a_task_is_judged_by(target, y):
     from vislearn import metrics
     values = [getattr(metrics, m)(torch.randn(4, target.c), y) for m in target.metrics]
     assert values and all(torch.isfinite(v) for v in values)
+
+def test_a_data_set_of_hugging_faces(tmp_path):
+    hf = pytest.importorskip('datasets')
+    for i, x in enumerate(xs[:12]): Image.fromarray(x).save(tmp_path/f'{i}.png')
+    ds = hf.Dataset.from_dict({'image': [str(tmp_path/f'{i}.png') for i in range(12)], 'label': [i % 2 for i in range(12)]},
+                              features=hf.Features({'image': hf.Image(), 'label': hf.ClassLabel(names=['ants', 'bees'])}))
+    dls = ImageDataLoaders.from_dataset(ds, valid_pct=.25, **SMALL)
+    assert dls.vocab == ['ants', 'bees'] and (dls.train.n, dls.valid.n) == (9, 3) and all(len(y) for _, y in dls.train)
+
+def test_timms_loss_for_several_labels(tmp_path):
+    from timm.loss import AsymmetricLossMultiLabel
+    from vislearn.block import ImageDataLoaders, MultiCategoryBlock
+    from vislearn.learner import vision_learner
+    fns = [tmp_path/f'{i}.png' for i in range(12)]
+    for f, x in zip(fns, xs): Image.fromarray(x).save(f)
+    dls = ImageDataLoaders.from_lists(tmp_path, fns, [['a'] if i % 2 else ['a', 'b'] for i in range(12)], y_block=MultiCategoryBlock, valid_pct=.25, **SMALL)
+    learn = vision_learner(dls, 'resnet18', pretrained=False, loss_func=AsymmetricLossMultiLabel())
+    learn.fit(1)
+    assert learn.get_preds()[0].shape == (3, 2) and learn.history[0]['valid_loss'] > 0
