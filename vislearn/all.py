@@ -119,9 +119,9 @@ from .xresnet import ResBlock, XResNet, xresnet18, xresnet34, xresnet50
 from .optim import (
     Adam, SGD, RMSProp, Lamb, ranger, OptimWrapper, lr_list, SchedNo, SchedLin, SchedCos, SchedExp, SchedPoly, CombinedSched,
     combine_scheds, combined_cos, one_cycle, flat_cos, sgdr, slanted_triangular)
-from vislearn.losses import (
-    CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLoss, FocalLossFlat, BCEWithLogitsLossFlat, BCELossFlat,
-    L1LossFlat)
+from .losses import (
+    CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLoss, FocalLossFlat,
+    BCEWithLogitsLossFlat, BCELossFlat, L1LossFlat)
 from .loop import (
     CancelStepException, CancelBackwardException, CancelBatchException, CancelTrainException, CancelValidException, CancelEpochException,
     CancelFitException, Callback, NonFiniteLoss, TrainLoop)

@@ -10,7 +10,7 @@ __all__ = ['NOT_IN_TRIALS', 'progress_mode', 'format_time', 'text_row', 'html_ta
            'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast',
            'set_bn_eval', 'BnFreeze', 'EMA', 'Unfreeze', 'get_rng_state', 'set_rng_state', 'Checkpoint', 'read_run',
            'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics', 'ShowGraphCallback', 'Speed', 'TensorBoardCallback',
-           'ShortEpochCallback', 'Hook', 'Hooks', 'hook_output', 'hook_outputs', 'ActivationStats']
+           'ShortEpochCallback', 'Hook', 'Hooks', 'hook_outputs', 'hook_output', 'ActivationStats']
 
 # %% ../nbs/12_callbacks.ipynb #9996b619
 import csv, html, json, math, os, random, shutil, sys, time, warnings
@@ -1115,15 +1115,6 @@ class Hooks(list):
 
     def __exit__(self, *args): self.remove()
 
-def hook_output(
-    module: nn.Module,
-    detach: bool = True, # without its graph
-    cpu: bool = False, # and on the CPU
-    grad: bool = False, # the gradient instead
-) -> Hook:
-    "Catch what `module` gives."
-    return Hook(module, (lambda m, i, o: o[0]) if grad else (lambda m, i, o: o), not grad, detach, cpu)
-
 def hook_outputs(
     modules: Iterable[nn.Module],
     detach: bool = True, # without their graph
@@ -1132,6 +1123,15 @@ def hook_outputs(
 ) -> Hooks:
     "Catch what each of `modules` gives."
     return Hooks(modules, (lambda m, i, o: o[0]) if grad else (lambda m, i, o: o), not grad, detach, cpu)
+
+def hook_output(
+    module: nn.Module,
+    detach: bool = True, # without its graph
+    cpu: bool = False, # and on the CPU
+    grad: bool = False, # the gradient instead
+) -> Hook:
+    "Catch what `module` gives."
+    return hook_outputs([module], detach, cpu, grad)[0]
 
 # %% ../nbs/12_callbacks.ipynb #ae02557a
 class ActivationStats(Callback):

@@ -602,9 +602,9 @@ def vision_learner(
 ) -> Learner:
     "A learner with a network for these pictures and classes; a pretrained one is frozen but for its head."
     if recipe not in RECIPES: raise ValueError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}{suggest(recipe, RECIPES)}")
+    pretrained = weights if weights is not None else pretrained
     how = RECIPES[recipe] if pretrained else RECIPES['fastai'] # from random weights the statistics must follow
     train_bn, bn_momentum = how['train_bn'] if train_bn is None else train_bn, how['bn_momentum'] if bn_momentum is None else bn_momentum
-    pretrained = weights if weights is not None else pretrained
     y_range = getattr(dls.target, 'y_range', None) if y_range is None else y_range
     with torch.random.fork_rng([], enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)

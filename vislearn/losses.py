@@ -54,13 +54,14 @@ class CrossEntropyLossFlat(_PerClass):
 # %% ../nbs/10a_losses.ipynb #b0cd850a
 class LabelSmoothingCrossEntropy(_PerClass):
     "Cross entropy with a share `eps` of the truth spread over all classes; the classes are dimension 1."
+    classes_in = 1 # the dimension, where `axis` does not say
     def __init__(self,
         eps: float = .1, # 0-1, share that is spread
         weight: Sequence[float]|Tensor|None = None, # (c,) what a mistake on each class costs; the spread share is not weighted
         reduction: str = 'mean', # 'mean', 'sum', or 'none' for each answer's own
-        axis: int = 1, # of the classes
+        axis: int|None = None, # of the classes; `classes_in` if not given
     ):
-        super().__init__(axis, weight, reduction)
+        super().__init__(self.classes_in if axis is None else axis, weight, reduction)
         self.eps = eps
 
     def forward(self, pred, targ):
@@ -70,23 +71,19 @@ class LabelSmoothingCrossEntropy(_PerClass):
 
 class LabelSmoothingCrossEntropyFlat(LabelSmoothingCrossEntropy):
     "The same with the classes in the last dimension."
-    def __init__(self,
-        eps: float = .1, # 0-1, share that is spread
-        weight: Sequence[float]|Tensor|None = None, # (c,) what a mistake on each class costs; the spread share is not weighted
-        reduction: str = 'mean', # 'mean', 'sum', or 'none' for each answer's own
-        axis: int = -1, # of the classes
-    ): super().__init__(eps, weight, reduction, axis)
+    classes_in = -1
 
 # %% ../nbs/10a_losses.ipynb #99e50687
 class FocalLoss(_PerClass):
     "Cross entropy times `(1-p)**gamma`, `p` being the probability of the truth; the classes are dimension 1."
+    classes_in = 1 # the dimension, where `axis` does not say
     def __init__(self,
         gamma: float = 2., # 0 is plain cross entropy; higher looks more at what is wrong
         weight: Sequence[float]|Tensor|None = None, # (c,) what a mistake on each class costs
         reduction: str = 'mean', # 'mean', 'sum', or 'none' for each answer's own
-        axis: int = 1, # of the classes
+        axis: int|None = None, # of the classes; `classes_in` if not given
     ):
-        super().__init__(axis, weight, reduction)
+        super().__init__(self.classes_in if axis is None else axis, weight, reduction)
         self.gamma = gamma
 
     def forward(self, pred, targ):
@@ -102,12 +99,7 @@ class FocalLoss(_PerClass):
 
 class FocalLossFlat(FocalLoss):
     "The same with the classes in the last dimension."
-    def __init__(self,
-        gamma: float = 2., # 0 is plain cross entropy; higher looks more at what is wrong
-        weight: Sequence[float]|Tensor|None = None, # (c,) what a mistake on each class costs
-        reduction: str = 'mean', # 'mean', 'sum', or 'none' for each answer's own
-        axis: int = -1, # of the classes
-    ): super().__init__(gamma, weight, reduction, axis)
+    classes_in = -1
 
 # %% ../nbs/10a_losses.ipynb #2e1fcc14
 class BCEWithLogitsLossFlat(nn.Module):
