@@ -98,8 +98,8 @@ def test_aug_transforms_follow_their_arguments(xb):
     assert names(**off) == [] and names(**{**off, 'do_flip': True}) == ['Flip'] and names(**{**off, 'max_lighting': .3}) == ['Colour']
     assert names(flip_vert=True, max_rotate=0, max_zoom=1, max_warp=0, max_lighting=0) == ['Dihedral']
     assert names(mult=0, max_zoom=1, do_flip=False) == []
-    assert names(xtra_tfms=[Saturation(), RandomErasing(), torch.abs]) == ['Resample', 'Colour', 'RandomErasing', 'builtin_function_or_method']
-    strong = aug_transforms(mult=2)[0]
+    assert names(xtra_tfms=[Saturation(), RandomErasing(), torch.abs]) == ['Colour', 'Resample', 'RandomErasing', 'builtin_function_or_method']
+    strong = aug_transforms(mult=2)[1]
     assert [t.max_deg for t in strong.tfms if isinstance(t, Rotate)] == [20] and [t.magnitude for t in strong.tfms if isinstance(t, Warp)] == [.4]
     sized = Pipeline(aug_transforms(size=(24, 32), min_scale=.5, max_warp=0))
     assert sized(xb, rng()).shape == sized.valid()(xb).shape == (6, 3, 24, 32)

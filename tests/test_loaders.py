@@ -102,3 +102,22 @@ def test_torchvision_transforms_are_welcome(data):
     assert xb.shape == (4, 3, 9, 9) and xb.dtype == torch.float32 and xb.min() < 0
     one = Loader(data.new(item_tfms=ItemPipeline(v2.Compose([v2.CenterCrop(6), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))), bs=4, device='cpu').one_batch()
     assert one[0].shape == (4, 3, 6, 6) and one[0].max() <= 1
+
+def test_who_does_the_batch_transforms(data):
+    "The thread that reads a batch, by itself, where that is repeatable; the caller what is foreign. Neither changes how many threads others use."
+    seen = []
+    def look(): seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+    class Look(Transform):
+        def __call__(self, xb, rng=None): look(); return xb
+    def foreign(xb): look(); return xb
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for tfm, n, expected in ((Look(), 2, (False, 1)), (foreign, 2, (True, 3)), (Look(), 0, (True, 3))):
+            seen.clear()
+            list(Loader(data, bs=4, batch_tfms=[tfm], num_workers=n, device='cpu'))
+            assert len(seen) == 6 and set(seen) == {expected}, tfm
+        late = []
+        t = threading.Thread(target=lambda: late.append(torch.get_num_threads())); t.start(); t.join()
+        assert late == [3] and torch.get_num_threads() == 3
+    finally: torch.set_num_threads(before)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'check_kwargs', 'did_you_mean', 'item_rng', 'batch_rng', 'set_seed', 'default_device',
-           'Transform', 'tfm_to_dict', 'tfm_from_dict', 'Pipeline']
+           'keep_memory', 'Transform', 'tfm_to_dict', 'tfm_from_dict', 'Pipeline']
 
 # %% ../nbs/00_core.ipynb #1ee7e73f
-import difflib, functools, hashlib, inspect, random
+import difflib, functools, hashlib, inspect, os, random, sys
 from typing import Any, Callable, Iterable, Self
 
 import numpy as np
@@ -96,6 +96,18 @@ def default_device(
         try: torch.ones(1, device=kind).add_(1).item(); return torch.device(kind)
         except RuntimeError: continue
     return torch.device('cpu')
+
+# %% ../nbs/00_core.ipynb #a7ed8390
+def keep_memory(
+    threshold: int = 1 << 30, # bytes; smaller blocks are kept for reuse
+) -> bool:
+    "Tell glibc to keep freed blocks for the next step; returns whether it was told."
+    if not sys.platform.startswith('linux') or os.environ.get('VISLEARN_MALLOC') == '0': return False
+    import ctypes
+    try: mallopt = ctypes.CDLL('libc.so.6').mallopt # another C library has none
+    except (OSError, AttributeError): return False
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    return bool(mallopt(M_MMAP_THRESHOLD, threshold)) and bool(mallopt(M_TRIM_THRESHOLD, threshold))
 
 # %% ../nbs/00_core.ipynb #359cd3fb
 class Transform:

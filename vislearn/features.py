@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import batch_rng
-from .fold import fold, keep_memory
+from .fold import fold
 from .loaders import DataLoaders, Loader
 from .loop import PRECISIONS, resolve_precision
 from .models import VisionModel
@@ -27,7 +27,6 @@ def body_features(
     precision: str = 'auto', # to compute in: 'fp32', 'bf16', 'fp16', or 'auto'
 ) -> tuple[Tensor, Tensor]: # (views,n,nf) float, (views,n,...) targets
     "What the body makes of each picture, pooled, in evaluation mode; targets that are places differ from view to view."
-    if dl.device.type == 'cpu': keep_memory()
     dl = dl.new(shuffle=False, drop_last=False)
     amp = PRECISIONS[resolve_precision(precision, dl.device)]
     body = VisionModel(fold(model.body), model.head).to(dl.device).eval() # shares the head, whose first layers pool

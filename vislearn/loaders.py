@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 from .augment import Fused, fuse, to_float
 from .cache import PictureCache
 from .check import Part, Report, data_report
-from .core import Pipeline, Transform, batch_rng, default_device, item_rng, listify, set_seed, suggest
+from .core import Pipeline, Transform, batch_rng, default_device, item_rng, keep_memory, listify, set_seed, suggest
 from .image import ImageError, ItemPipeline, get_grid, move_points, show_image, to_source
 from .targets import MultiCategory, Target, Vocab
 from .workers import Workers
@@ -173,6 +174,11 @@ class BatchPipeline(Pipeline):
             except Exception as e: e.add_note(f'in the batch transform {t!r}, given a batch {tuple(xb.shape)}'); raise
         return to_float(xb)
 
+    @property
+    def repeatable(self) -> bool:
+        "Does all that is random in it come from the `rng` it is given? Of foreign callables that is not known."
+        return all(isinstance(t, Transform) for t in self.tfms)
+
     def decode(self,
         xb: torch.Tensor, # (bs,3,h,w) float after this pipeline
     ) -> torch.Tensor: # (bs,3,h,w) float 0-1 on the CPU
@@ -234,6 +240,16 @@ def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
         raise TypeError(f'the labels are places in the picture, and where {t!r} moves pixels to is not known, so they can not follow. Leave it out; or, if it moves none (it changes colours, say), '
                         'mark it: put moves_pixels = False on it')
     if dataset.cache is not None: raise TypeError('a cache keeps pictures in another size, and the labels are places in pixels: leave out cache=')
+
+_limiting = Lock()
+
+def _compute_alone() -> None:
+    "Let torch use no other threads for what the calling thread asks of it; all other threads keep theirs."
+    with _limiting:
+        n = torch.get_num_threads()
+        torch.set_num_threads(1) # for this thread, and for those that have yet to begin: another one undoes that
+        undo = Thread(target=torch.set_num_threads, args=(n,))
+        undo.start(); undo.join()
 
 def default_workers() -> int:
     "Threads that read pictures: one per processor this program may use, 8 at most."
@@ -333,30 +349,39 @@ class Loader:
         batch: int = 0, # the first batch to give
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         "The batches of an epoch from `batch` on."
+        if self.device.type == 'cpu': keep_memory()
         order = self.order(epoch)
         jobs = [order[i*self.bs:(i+1)*self.bs] for i in range(batch, len(self))]
         reader = self._serial if self.num_workers == 0 else self._threads if self.workers == 'thread' else self._processes
         self.read = []
-        for i, (read, bad, b) in enumerate(reader(jobs, epoch), batch):
+        for i, (read, bad, b) in enumerate(reader(enumerate(jobs, batch), epoch), batch):
             if bad: self.dataset.note_bad(bad)
             self.read += read
-            if read: yield self.to_device(b, epoch, i)
+            if read: yield b if self._finishes else self.to_device(b, epoch, i)
 
     def __iter__(self):
         epoch, self.epoch = self.epoch, self.epoch + 1
         return self.iter_from(epoch)
 
-    def _serial(self, jobs, epoch): return (_load(self.dataset, j, [epoch]*len(j), self.seed) for j in jobs)
+    def _serial(self, jobs, epoch): return (_load(self.dataset, j, [epoch]*len(j), self.seed) for _, j in jobs)
 
-    def _load_pinned(self, idxs, epoch): return _pinned(_load(self.dataset, idxs, [epoch]*len(idxs), self.seed), self.device)
+    @property
+    def _finishes(self) -> bool:
+        "Does the thread that reads a batch also do the batch transforms? It does where they run on the processor and their order does not matter."
+        return self.num_workers > 0 and self.workers == 'thread' and self.device.type == 'cpu' and self.batch_tfms.repeatable
+
+    def _prepare(self, number, idxs, epoch):
+        "What a thread does with a batch."
+        read, bad, batch = _pinned(_load(self.dataset, idxs, [epoch]*len(idxs), self.seed), self.device)
+        return read, bad, self.to_device(batch, epoch, number) if self._finishes and read else batch
 
     def _threads(self, jobs, epoch):
         "Batches read by threads, `num_workers`+1 of them under way at a time."
-        if self._pool is None: self._pool = ThreadPoolExecutor(self.num_workers, 'vislearn-loader')
-        jobs, under_way = iter(jobs), deque()
+        if self._pool is None: self._pool = ThreadPoolExecutor(self.num_workers, 'vislearn-loader', _compute_alone)
+        under_way = deque()
         try:
-            for j in jobs:
-                under_way.append(self._pool.submit(self._load_pinned, j, epoch))
+            for number, j in jobs:
+                under_way.append(self._pool.submit(self._prepare, number, j, epoch))
                 if len(under_way) > self.num_workers: yield under_way.popleft().result()
             while under_way: yield under_way.popleft().result()
         finally:
@@ -378,7 +403,7 @@ class Loader:
         if self._procs is None:
             device = self.device
             self._shipped, self._procs = held, Workers(_load_for_another, self.dataset, self.num_workers, lambda answer: _pinned(_from_another(answer), device))
-        return self._procs.run(((j, [epoch]*len(j), self.seed) for j in jobs), lambda job: [_brief(self.items[i]) for i in job[0]])
+        return self._procs.run(((j, [epoch]*len(j), self.seed) for _, j in jobs), lambda job: [_brief(self.items[i]) for i in job[0]])
 
     def new(self,
         dataset: Dataset|None = None,

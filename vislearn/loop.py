@@ -16,8 +16,8 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .core import batch_rng, listify, suggest
-from .fold import DepthwiseIn32, keep_memory, lean
+from .core import batch_rng, keep_memory, listify, suggest
+from .fold import DepthwiseIn32, lean
 from .metrics import compute_metric, get_metric, metric_names
 
 # %% ../nbs/11_loop.ipynb #50633d45

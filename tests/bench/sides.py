@@ -43,7 +43,10 @@ class Vislearn:
         if kw.get('cache'): sum(len(b[0]) for b in dl.iter_from(0))
         return lambda: sum(len(b[0]) for b in dl)
 
-    def augment(self, xb): return self.dls.train.batch_tfms(xb)
+    def augment(self, xb):
+        from vislearn.core import keep_memory
+        keep_memory() # as a loader does
+        return self.dls.train.batch_tfms(xb)
 
     def steps(self, arch: str, frozen: bool, batches: list):
         "A pass of training over given batches as a function."
@@ -95,7 +98,7 @@ class Plain(list):
 class Bare:
     "The limit: decoding alone; what any program must do with the same arithmetic."
     def __init__(self, fns: list[Path], size: int, bs: int = 32, aug: bool = True):
-        from vislearn.fold import keep_memory
+        from vislearn.core import keep_memory
         keep_memory()
         self.fns, self.size, self.bs = fns, size, bs
 
