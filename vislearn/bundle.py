@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .callbacks import atomic_save
-from .core import Pipeline, check_kwargs, default_device
+from .core import Pipeline, check_kwargs, compute_alone, default_device, keep_memory
 from .fold import lean
 from .image import ItemPipeline, move_points, to_source
 from .loaders import BatchPipeline, default_workers, stack_pictures
@@ -205,6 +205,7 @@ class Predictor:
         get_x: Callable|None = None, # from an item to what is opened
     ):
         self.device = default_device(device)
+        if self.device.type == 'cpu': keep_memory()
         self.model, self.target, self.item_tfms, self.batch_tfms, self.get_x = lean(model.to(self.device).eval()), target, item_tfms, batch_tfms, get_x
         self.dtype = PRECISIONS[resolve_precision(precision, self.device)]
 
@@ -256,7 +257,7 @@ class Predictor:
     ) -> Iterator[tuple[Any, Tensor, Tensor]]:
         "The answers for many pictures one after another; two batches are in memory at a time."
         items = iter(items)
-        with ThreadPoolExecutor(num_workers or default_workers()) as pool:
+        with ThreadPoolExecutor(num_workers or default_workers(), initializer=compute_alone) as pool:
             ahead = lambda: [pool.submit(self.open, o) for o in islice(items, bs)]
             now = ahead()
             while now:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'check_kwargs', 'did_you_mean', 'item_rng', 'batch_rng', 'set_seed', 'default_device',
-           'keep_memory', 'Transform', 'tfm_to_dict', 'tfm_from_dict', 'Pipeline']
+           'keep_memory', 'compute_alone', 'Transform', 'tfm_to_dict', 'tfm_from_dict', 'Pipeline']
 
 # %% ../nbs/00_core.ipynb #1ee7e73f
 import difflib, functools, hashlib, inspect, os, random, sys
+from threading import Lock, Thread
 from typing import Any, Callable, Iterable, Self
 
 import numpy as np
@@ -108,6 +109,17 @@ def keep_memory(
     except (OSError, AttributeError): return False
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     return bool(mallopt(M_MMAP_THRESHOLD, threshold)) and bool(mallopt(M_TRIM_THRESHOLD, threshold))
+
+# %% ../nbs/00_core.ipynb #fd6e0ac0
+_limiting = Lock()
+
+def compute_alone() -> None:
+    "Let torch use no other threads for what the calling thread asks of it; all other threads keep theirs."
+    with _limiting:
+        n = torch.get_num_threads()
+        torch.set_num_threads(1) # for this thread, and for those that have yet to begin: another one undoes that
+        undo = Thread(target=torch.set_num_threads, args=(n,))
+        undo.start(); undo.join()
 
 # %% ../nbs/00_core.ipynb #359cd3fb
 class Transform:

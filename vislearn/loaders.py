@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -23,7 +22,7 @@ from PIL import Image
 from .augment import Fused, fuse, to_float
 from .cache import PictureCache
 from .check import Part, Report, data_report
-from .core import Pipeline, Transform, batch_rng, default_device, item_rng, keep_memory, listify, set_seed, suggest
+from .core import Pipeline, Transform, batch_rng, compute_alone, default_device, item_rng, keep_memory, listify, set_seed, suggest
 from .image import ImageError, ItemPipeline, get_grid, move_points, show_image, to_source
 from .targets import MultiCategory, Target, Vocab
 from .workers import Workers
@@ -241,16 +240,6 @@ def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
                         'mark it: put moves_pixels = False on it')
     if dataset.cache is not None: raise TypeError('a cache keeps pictures in another size, and the labels are places in pixels: leave out cache=')
 
-_limiting = Lock()
-
-def _compute_alone() -> None:
-    "Let torch use no other threads for what the calling thread asks of it; all other threads keep theirs."
-    with _limiting:
-        n = torch.get_num_threads()
-        torch.set_num_threads(1) # for this thread, and for those that have yet to begin: another one undoes that
-        undo = Thread(target=torch.set_num_threads, args=(n,))
-        undo.start(); undo.join()
-
 def default_workers() -> int:
     "Threads that read pictures: one per processor this program may use, 8 at most."
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -377,7 +366,7 @@ class Loader:
 
     def _threads(self, jobs, epoch):
         "Batches read by threads, `num_workers`+1 of them under way at a time."
-        if self._pool is None: self._pool = ThreadPoolExecutor(self.num_workers, 'vislearn-loader', _compute_alone)
+        if self._pool is None: self._pool = ThreadPoolExecutor(self.num_workers, 'vislearn-loader', compute_alone)
         under_way = deque()
         try:
             for number, j in jobs:
