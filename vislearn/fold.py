@@ -22,6 +22,7 @@ def conv_bn_pairs(
     model: nn.Module,
 ) -> list[tuple[str, str]]: # names of (convolution, batch normalisation)
     "The convolutions whose output goes into a batch normalisation and nowhere else; none for a network that can't be traced."
+    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()): return []
     try: nodes = _Tracer().trace(model).nodes
     except Exception: return [] # tracing runs the network's own code on stand-ins, which may fail in any way
     mods, calls = dict(model.named_modules()), {}

