@@ -45,9 +45,10 @@ def _rest(bn: nn.BatchNorm2d) -> nn.Module:
 @torch.no_grad()
 def fold(
     model: nn.Module,
+    pairs: list[tuple[str, str]]|None = None, # what `conv_bn_pairs` found, if it was asked
 ) -> nn.Module:
     "A copy of `model` for evaluation: batch normalisation folded, channels last in memory, no gradients."
-    pairs = conv_bn_pairs(model)
+    if pairs is None: pairs = conv_bn_pairs(model)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for c, b in pairs:
         conv, bn = model.get_submodule(c), model.get_submodule(b)
@@ -130,7 +131,7 @@ def lean(
     dtype: torch.dtype = torch.float32, # for what is computed without gradients within training
 ) -> nn.Module:
     "A network that computes what `model` does with less work; it may be `model`. Make it anew when weights (in training: modes) have changed."
-    if not training: return fold(model) if conv_bn_pairs(model) else model
+    if not training: return fold(model, pairs) if (pairs := conv_bn_pairs(model)) else model
     if model._compiled_call_impl is not None: return model
     parts = isinstance(getattr(model, 'body', None), nn.Module) and isinstance(getattr(model, 'head', None), nn.Module)
     if parts and is_frozen(model.body): return FrozenBody(model, dtype)

@@ -1,15 +1,14 @@
-"""Augmentation of a batch and steps of training, in milliseconds.
+"""Steps of training, in milliseconds.
 
     python tests/bench/step.py [--quick] [--rounds 3] [--fastai-python PATH]
 
-`augment`: 64 pictures of 224x224 uint8 to augmented, normalised floats (the limit: conversion alone). `frozen` and `unfrozen`: a step on 32 pictures of
-224x224 that are at hand, with only the head or with all layers learning (the limit: a PyTorch loop with vislearn's arithmetic, so that the ratio is what
-the loop costs). fastai's frozen norms learn, as is its default.
+`frozen` and `unfrozen`: a step on 32 pictures of 224x224 that are at hand, with only the head or with all layers learning (the limit: a PyTorch loop with
+vislearn's arithmetic, so that the ratio is what the loop costs). fastai's frozen norms learn, as is its default.
 """
 from bench import report, result
 from sides import SIDES, compare, options, present, shares, timed
 
-CASES = ['augment', 'frozen efficientnet_lite0', 'unfrozen efficientnet_lite0', 'frozen resnet18', 'unfrozen resnet18']
+CASES = ['frozen efficientnet_lite0', 'unfrozen efficientnet_lite0', 'frozen resnet18', 'unfrozen resnet18']
 
 def fakes(path, n: int = 10) -> list:
     "Files enough to make loaders of."
@@ -24,10 +23,6 @@ def work(side: str, case: str, quick: bool) -> None:
     from pathlib import Path
     size, bs, n, reps = (64, 4, 2, 1) if quick else (224, 32, 4 if side == 'fastai' else 16 if case.startswith('unfrozen') else 32, 1)
     side_, cl = SIDES[side](fakes(Path(tempfile.mkdtemp())), size), side != 'fastai'
-    if case == 'augment':
-        xb = torch.randint(0, 256, (8 if quick else 64, 3, size, size), dtype=torch.uint8)
-        if cl: xb = xb.contiguous(memory_format=torch.channels_last)
-        return result(ms=1000*timed(lambda: side_.augment(xb), 1 if quick else 10))
     state, arch = case.split()
     xb = torch.rand(bs, 3, size, size)
     batches = [(xb.contiguous(memory_format=torch.channels_last) if cl else xb, torch.randint(0, 2, (bs,)))]*n
@@ -36,7 +31,7 @@ def work(side: str, case: str, quick: bool) -> None:
 def main() -> None:
     args = options(__doc__).parse_args()
     if args.worker: return work(args.worker, args.case, args.quick)
-    raws = {case: compare(__file__, case, present(SIDES, args), args) for case in (CASES[:2] if args.quick else CASES)}
+    raws = {case: compare(__file__, case, present(SIDES, args), args) for case in (CASES[:1] if args.quick else CASES)}
     report('step', [shares(case, raw, 'ms') for case, raw in raws.items()], raws, args)
 
 if __name__ == '__main__': main()
