@@ -450,11 +450,13 @@ def test_unknown_set_and_home(tmp_path, monkeypatch):
     assert sample_data(n_per_class=1, size=32).is_relative_to(tmp_path/'h'/'samples')
 
 def test_two_processes_and_a_killed_one_make_one_set(tmp_path):
-    code = f"from vislearn.download import sample_data; print('go', flush=True); sample_data(n_per_class=4, size=64, home={str(tmp_path)!r})"
-    start = lambda: subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE)
-    p = start(); p.stdout.readline(); time.sleep(.2); p.kill(); p.wait(); p.stdout.close()
+    code = f"from vislearn.download import sample_data; print('go', flush=True); sample_data(n_per_class=%d, size=64, home={str(tmp_path)!r})"
+    start = lambda n: subprocess.Popen([sys.executable,'-c',code%n], stdout=subprocess.PIPE)
+    p = start(200); p.stdout.readline()
+    while not [*tmp_path.glob('.drawing-*/*')]: assert p.poll() is None; time.sleep(.001)
+    p.kill(); p.wait(); p.stdout.close()
     assert not [o for o in tmp_path.iterdir() if not o.name.startswith('.')]       # nobody finds half a set
-    ps = [start() for _ in range(2)]
+    ps = [start(4) for _ in range(2)]
     for p in ps: assert p.wait(60)==0; p.stdout.close()
     assert [o.name for o in tmp_path.iterdir() if not o.name.startswith('.')]==['pictures-4x64-0-v1']
 

@@ -187,7 +187,21 @@ def test_ctrl_c_at_a_random_moment(pictures, tmp_path, seed):
     learn.predict(learn.dls.valid.items[0]); learn.export(); learn.validate()
     if (tmp_path/'runs/r/last.pth').exists():
         state = torch.load(tmp_path/'runs/r/last.pth', weights_only=True)
-        assert (state['phase'], tuple(state['position'])) == (0 if len(learn.history) < 3 else 1, tuple(learn.position))
+        assert 3*state['phase'] + state['position'][0] == len(state['history']) == len(learn.history)
+        between = (state['phase'], state['position']) == (0, (3, 0)) # the second fit may have begun, but saved nothing
+        assert between or state['position'] == learn.position
+
+def test_ctrl_c_between_the_phases(pictures, tmp_path, monkeypatch):
+    "The frozen phase is over and the other has not begun: resuming gives what the run would have given."
+    def new(folder, unfreeze=Learner.unfreeze):
+        monkeypatch.setattr(Learner, 'unfreeze', unfreeze)
+        torch.manual_seed(0)
+        return Learner(make_dls(pictures, tmp_path/folder), tiny_net())
+    whole = new('whole'); whole.fine_tune(2, checkpoint='r')
+    def press_ctrl_c(learn): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): new('cut', press_ctrl_c).fine_tune(2, checkpoint='r')
+    resumed = new('cut'); resumed.resume('r')
+    assert same_weights(resumed.model, whole.model) and len(resumed.history) == len(whole.history) == 3
 
 def test_resume_after_the_end_does_nothing(learn):
     learn.fine_tune(1, checkpoint='r')
