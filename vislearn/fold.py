@@ -49,12 +49,13 @@ def fold(
 ) -> nn.Module:
     "A copy of `model` for evaluation: batch normalisation folded, channels last in memory, no gradients."
     if pairs is None: pairs = conv_bn_pairs(model)
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    copies = {}
     for c, b in pairs:
         conv, bn = model.get_submodule(c), model.get_submodule(b)
-        conv.weight, conv.bias = (nn.Parameter(o, requires_grad=False) for o in _folded(conv.weight, conv.bias, bn))
-        model.set_submodule(b, _rest(bn))
-    return model.to(memory_format=torch.channels_last)
+        new = copies[id(conv)] = copy.deepcopy(conv, {id(o): o for o in conv.parameters()}) # without copying weights that are replaced
+        new.weight, new.bias = (nn.Parameter(o, requires_grad=False) for o in _folded(conv.weight, conv.bias, bn))
+        copies[id(bn)] = copy.deepcopy(_rest(bn))
+    return copy.deepcopy(model, copies).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 # %% ../nbs/09b_fold.ipynb #7a9cee7a
 class StillNorms(nn.Module):
