@@ -1,4 +1,4 @@
-"The metrics against torchmetrics on random data, and their edges."
+"The metrics against counting by hand and against torchmetrics' own entry points on random data, and their edges."
 import math
 from functools import partial
 
@@ -25,22 +25,47 @@ def multi(c=5, n=200, seed=0):
 def close(a, b): torch.testing.assert_close(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=1e-5, rtol=1e-4)
 
 
+def by_hand(yes, truth, average, beta=1.):
+    "Precision, recall and F-beta of 0/1 answers (n,c), counted class by class."
+    if average == 'micro': yes, truth = yes.reshape(-1, 1), truth.reshape(-1, 1)
+    if average == 'samples': yes, truth = yes.T, truth.T
+    rows = []
+    for y, t in zip(yes.bool().T, truth.bool().T):
+        tp, fp, fn = int((y & t).sum()), int((y & ~t).sum()), int((~y & t).sum())
+        rows.append([tp/max(1, tp + fp), tp/max(1, tp + fn), (1 + beta**2)*tp/max(1, (1 + beta**2)*tp + beta**2*fn + fp)])
+    scores, n = torch.tensor(rows), truth.sum(0).float() # (c,3)
+    return (scores.T if average == 'none' else (scores*n[:, None]).sum(0)/n.sum() if average == 'weighted' else scores.mean(0)).unbind()
+
+
+def pairs_in_order(scores, truth):
+    "The chance that something there gets a higher score than something not there."
+    d = scores[truth.bool()][:, None] - scores[~truth.bool()]
+    return (d > 0).float().mean() + (d == 0).float().mean()/2
+
+
 @pytest.mark.parametrize('c', [2, 3, 10])
 @pytest.mark.parametrize('average', ['macro', 'micro', 'weighted', 'none'])
-def test_single_label_scores_equal_torchmetrics(c, average):
+def test_single_label_scores_are_what_counting_gives(c, average):
     p, t = single(c)
-    for ours, theirs in (m.f1_score, tm.classification.multiclass_f1_score), (m.precision_score, tm.classification.multiclass_precision), (m.recall_score, tm.classification.multiclass_recall):
-        close(ours(p, t, average=average), theirs(p, t, num_classes=c, average=average))
-    close(m.fbeta_score(p, t, beta=2., average=average), tm.classification.multiclass_fbeta_score(p, t, beta=2., num_classes=c, average=average))
+    answers = F.one_hot(p.argmax(1), c), F.one_hot(t, c)
+    for f, truth in zip((m.precision_score, m.recall_score, m.f1_score), by_hand(*answers, average)): close(f(p, t, average=average), truth)
+    close(m.fbeta_score(p, t, beta=2., average=average), by_hand(*answers, average, 2.)[2])
+
+
+@pytest.mark.parametrize('average', ['macro', 'micro', 'weighted', 'samples', 'none'])
+@pytest.mark.parametrize('c', [1, 5])
+def test_multi_label_scores_are_what_counting_gives(average, c):
+    p, t = multi(c)
+    thresh = [.4, .5, .3, .6, .5][:c]
+    for f, truth in zip((m.precision_score, m.recall_score, m.f1_score), by_hand(p.sigmoid() > torch.tensor(thresh), t, average)): close(f(p, t, average=average, thresh=thresh), truth)
 
 
 @pytest.mark.parametrize('average', ['macro', 'micro', 'weighted', 'none'])
-def test_multi_label_scores_equal_torchmetrics(average):
+def test_multi_label_areas_equal_torchmetrics(average):
     p, t = multi()
-    for ours, theirs in (m.f1_score, tm.classification.multilabel_f1_score), (m.precision_score, tm.classification.multilabel_precision), (m.recall_score, tm.classification.multilabel_recall):
-        close(ours(p, t, average=average, thresh=.4), theirs(p, t.long(), num_labels=5, average=average, threshold=.4))
     for ours, theirs in (m.roc_auc_score, tm.classification.multilabel_auroc), (m.average_precision_score, tm.classification.multilabel_average_precision):
         close(ours(p, t, average=average), theirs(p, t.long(), num_labels=5, average=average))
+    if average == 'none': close(m.roc_auc_score(p, t, average=average), torch.stack([pairs_in_order(a, b) for a, b in zip(p.T, t.T)]))
 
 
 @pytest.mark.parametrize('c', [3, 10])
@@ -95,6 +120,12 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean():
     p4 = F.pad(p, (0, 1), value=-50.)                       # a fourth class, never right and never predicted
     for f in m.f1_score, m.precision_score, m.recall_score, m.roc_auc_score, m.average_precision_score, m.balanced_accuracy_score: close(f(p4, t), f(p, t))
     assert m.roc_auc_score(p4, t, average='none')[3].isnan()
+
+
+def test_a_model_that_always_says_the_same_is_no_better_than_chance():
+    for c in 2, 3:
+        lazy, t = F.one_hot(torch.zeros(100).long(), c).float(), torch.tensor([0]*95 + [1]*5)
+        assert m.matthews_corrcoef(lazy, t) == m.cohen_kappa_score(lazy, t) == 0 and m.balanced_accuracy_score(lazy, t) == .5
 
 
 def test_logits_and_probabilities_agree():

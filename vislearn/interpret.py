@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from .core import listify
 from .fold import lean
 from .image import get_grid, show_image
-from .metrics import _counts, _ratio, average_precision_score, best_threshold, best_thresholds, calibration_bins, calibration_error, precision_recall_curve, roc_auc_score, roc_curve
+from vislearn.metrics import (
+    average_precision_score, best_threshold, best_thresholds, calibration_bins, calibration_error, f1_score, precision_recall_curve, precision_score, recall_score, roc_auc_score, roc_curve
+)
 
 # %% ../nbs/16_interpret.ipynb #7d527062
 def shorten(
@@ -371,7 +373,7 @@ def plot_threshold(
     yes, t = torch.as_tensor(scores).cpu()[:,None] > grid, (torch.as_tensor(truth) > .5).cpu()
     tp, pred, actual = (yes & t[:,None]).sum(0).double(), yes.sum(0).double(), t.sum().double()
     ax, best = _axes(ax, figsize), best_threshold(scores, truth, beta)
-    f = _ratio((1 + beta**2)*tp, pred + beta**2*actual)
+    f = ((1 + beta**2)*tp/(pred + beta**2*actual)).nan_to_num()
     prec = torch.where(pred > 0, tp/pred, torch.nan)                                                     # no calls, no precision
     for n, (y, label) in enumerate([(f, f'F{beta:g}'), (prec, 'precision'), (tp/actual, 'recall')]):
         ax.plot(grid, y, color=palette[n], ls=['-', '--', '-.'][n], lw=1.6, label=label)
@@ -800,11 +802,15 @@ class ClassificationInterpretation(Interpretation):
         "Draw the wrong answers that the model was most sure of."
         return self._draw(self.wrong()[:k], self._head, nrows, ncols, figsize, cam, axs)
 
+    def _scores(self, average: str) -> dict[str, Tensor]:
+        "Precision, recall and F1 of the decisions."
+        answers = self.decided.float() if self.multi else F.one_hot(self.decided, len(self.vocab)).float()
+        return {k: f(answers, self.targs, average=average, logits=False) for k, f in dict(precision=precision_score, recall=recall_score, f1=f1_score).items()}
+
     def class_table(self) -> Table: # of label, precision, recall, f1, support[, taken_for]
         "Precision, recall, F1 and number of pictures of every class, and what it is most often taken for."
-        tp, pred, actual = _counts(self.decided.float() if self.multi else F.one_hot(self.decided, len(self.vocab)).float(), self.targs, logits=False)
-        cols = dict(precision=_ratio(tp, pred), recall=_ratio(tp, actual), f1=_ratio(2*tp, pred + actual))
-        rows = [dict(label=v, **{k: float(o[i]) for k, o in cols.items()}, support=int(actual[i])) for i, v in enumerate(self.vocab)]
+        scores, actual = self._scores('none'), self.targs.sum(0) if self.multi else torch.bincount(self.targs, minlength=len(self.vocab)) # (c,) each
+        rows = [dict(label=v, **{k: float(o[i]) for k, o in scores.items()}, support=int(actual[i])) for i, v in enumerate(self.vocab)]
         if not self.multi:
             cm = self.confusion_matrix().copy(); np.fill_diagonal(cm, 0)
             for row, counts in zip(rows, cm): row['taken_for'] = self.vocab[int(counts.argmax())] if counts.any() else None
@@ -824,8 +830,7 @@ class ClassificationInterpretation(Interpretation):
         seen = np.ones(len(rows), bool) if self.multi else (support > 0) | (nums[:,:3].sum(1) > 0)
         out = [' '*w + ''.join(f'{o:>11}' for o in ('precision', 'recall', 'f1', 'support')), '', *(line(n, v[:3], v[3]) for n, v in zip(names, nums)), '']
         if self.multi:
-            tp, pred, actual = (o.sum() for o in _counts(self.decided.float(), self.targs, logits=False))
-            out.append(line('micro avg', [float(_ratio(tp, o)) for o in (pred, actual)] + [float(_ratio(2*tp, pred + actual))], total))
+            out.append(line('micro avg', map(float, self._scores('micro').values()), total))
         else: out.append(f"{'accuracy':>{w}}{'':22}{float((self.decided == self.targs).float().mean()):>11.3f}{total:>11}")
         return '\n'.join([*out, line('macro avg', nums[seen,:3].mean(0), total), line('weighted avg', (nums[:,:3]*support[:,None]).sum(0)/max(1, total), total)])
 

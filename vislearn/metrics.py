@@ -96,15 +96,13 @@ def accuracy_multi(
 def _is_multi(preds, targs): return torch.as_tensor(targs).shape == torch.as_tensor(preds).shape
 
 # %% ../nbs/08_metrics.ipynb #16de1fe5
-def _counts(preds, targs, thresh=.5, logits=True, dim=0):
-    "True positives, predicted positives and actual positives per class, three `(c,)`; with `dim=1` per picture."
+def _answers(preds, targs, thresh=.5, logits=True):
+    "Answers and truth as whole numbers: `(n,c)` of 0 and 1 for several labels, `(n,)` of class numbers for one; and `c`."
     if _is_multi(preds, targs):
         p, t = _same(preds, targs)
-        yes, truth = _decide(p, thresh, logits), t > .5                       # (n,c) bool
-        return tuple(o.sum(dim).cpu().double() for o in (yes & truth, yes, truth))
+        return _decide(p, thresh, logits).long(), (t > .5).long(), p.shape[1]
     p, t = _flat(preds, targs)
-    y = p.argmax(1)
-    return tuple(torch.bincount(o.cpu(), minlength=p.shape[1]).double() for o in (t[y==t], y, t))
+    return p.argmax(1), t, p.shape[1]
 
 # %% ../nbs/08_metrics.ipynb #8cb5a698
 _averages = ('auto', 'binary', 'macro', 'weighted', 'micro', 'samples', 'none', None)
@@ -116,29 +114,21 @@ def _check_average(average, allowed=_averages):
     return average
 
 # %% ../nbs/08_metrics.ipynb #804f50d8
-def _ratio(num, den): return torch.where(den > 0, num/den.clamp_min(1e-12), torch.zeros_like(num))
-
-# %% ../nbs/08_metrics.ipynb #c7ecee22
-def _reduce(score, actual, keep, average, pos_label):
-    "One number from the scores `(c,)` of the classes, over those in `keep`."
-    if average in ('none', None): return score
-    if average == 'binary': return score[pos_label]
-    w = actual*keep if average == 'weighted' else keep.double()
-    return (score.nan_to_num()*w).sum()/w.sum()
-
-# %% ../nbs/08_metrics.ipynb #61738625
-def _prf(preds, targs, ratio, average, pos_label, thresh, logits):
-    "Average of `ratio(tp, predicted, actual)`; a class that neither occurs nor is predicted is left out of a single-label mean."
+def _score(name, preds, targs, average, pos_label, thresh, logits, **kwargs):
+    "torchmetrics' score of that name; a class that neither occurs nor is predicted is left out of a single-label mean."
+    from torchmetrics.functional import classification
     multi = _is_multi(preds, targs)
     _check_average(average, _averages if multi else tuple(o for o in _averages if o != 'samples'))
-    c = torch.as_tensor(preds).shape[-1]
+    yes, truth, c = _answers(preds, targs, thresh, logits)
     if average == 'auto': average = 'binary' if c == 2 and not multi else 'macro'
-    tp, pred, actual = _counts(preds, targs, thresh, logits, dim=1 if average == 'samples' else 0)
-    if average == 'micro': return ratio(tp.sum(), pred.sum(), actual.sum()).float()
-    keep = (pred + actual > 0) | multi
-    return _reduce(ratio(tp, pred, actual), actual, keep, average, pos_label).float()
+    if average == 'samples': yes, truth, c, average = yes.T, truth.T, len(yes), 'macro' # pictures in the place of labels
+    kwargs |= {'num_labels': c} if multi else {'num_classes': c}
+    per_class = average in ('binary', 'none', None)
+    score = getattr(classification, f"{'multilabel' if multi else 'multiclass'}_{name}")(yes, truth, average='none' if per_class else average, validate_args=False, **kwargs)
+    if per_class: score = score.reshape(c)                                          # of a single label torchmetrics gives a number
+    return score[pos_label] if average == 'binary' else score
 
-# %% ../nbs/08_metrics.ipynb #88c6392a
+# %% ../nbs/08_metrics.ipynb #c7ecee22
 def precision_score(
     preds: Tensor,                       # (n,c) logits
     targs: Tensor,                       # (n,) class numbers, or (n,c) 0/1 for several labels
@@ -148,7 +138,7 @@ def precision_score(
     logits: bool = True                  # several labels only: False when preds are probabilities
 ) -> Tensor: # 0-1, `(c,)` for average 'none'
     "Of what was called a class, the share that is one; 0 where nothing was called so."
-    return _prf(preds, targs, lambda tp, pred, actual: _ratio(tp, pred), average, pos_label, thresh, logits)
+    return _score('precision', preds, targs, average, pos_label, thresh, logits)
 
 # %% ../nbs/08_metrics.ipynb #5850760d
 def recall_score(
@@ -160,7 +150,7 @@ def recall_score(
     logits: bool = True                  # several labels only: False when preds are probabilities
 ) -> Tensor: # 0-1, `(c,)` for average 'none'
     "Of what is a class, the share that was called so; 0 where the class does not occur."
-    return _prf(preds, targs, lambda tp, pred, actual: _ratio(tp, actual), average, pos_label, thresh, logits)
+    return _score('recall', preds, targs, average, pos_label, thresh, logits)
 
 # %% ../nbs/08_metrics.ipynb #b23e03b4
 def fbeta_score(
@@ -173,7 +163,7 @@ def fbeta_score(
     logits: bool = True                  # several labels only: False when preds are probabilities
 ) -> Tensor: # 0-1, `(c,)` for average 'none'
     "Weighted harmonic mean of precision and recall."
-    return _prf(preds, targs, lambda tp, pred, actual: _ratio((1+beta**2)*tp, pred + beta**2*actual), average, pos_label, thresh, logits)
+    return _score('fbeta_score', preds, targs, average, pos_label, thresh, logits, beta=float(beta))
 
 # %% ../nbs/08_metrics.ipynb #74ca98af
 def f1_score(
@@ -193,8 +183,8 @@ def balanced_accuracy_score(
     targs: Tensor  # (n,) class numbers
 ) -> Tensor: # 0-1
     "Mean recall over the classes that occur."
-    tp, _, actual = _counts(*_flat(preds, targs))
-    return (tp[actual>0]/actual[actual>0]).mean().float()
+    p, t = _flat(preds, targs)
+    return recall_score(p, t, 'none')[t.unique()].mean()
 
 # %% ../nbs/08_metrics.ipynb #679fbf94
 def cohen_kappa_score(
@@ -203,13 +193,10 @@ def cohen_kappa_score(
     weights: str|None = None  # None, or 'linear' or 'quadratic' for classes with an order: far misses cost more
 ) -> Tensor: # up to 1; 0 is chance
     "Agreement beyond chance (Cohen 1960)."
-    if weights not in (k := {None: 0, 'linear': 1, 'quadratic': 2}): raise ValueError(f"weights must be None, 'linear' or 'quadratic'; got {weights!r}")
+    from torchmetrics.functional.classification import multiclass_cohen_kappa
+    if weights not in (None, 'linear', 'quadratic'): raise ValueError(f"weights must be None, 'linear' or 'quadratic'; got {weights!r}")
     p, t = _flat(preds, targs)
-    cost = lambda a, b: (a != b).float() if weights is None else (a - b).abs().float()**k[weights]
-    _, pred, actual = _counts(p, t)
-    i = torch.arange(p.shape[1])
-    expected = (cost(i[:,None], i).double()*actual[:,None]*pred).sum()/len(t)**2
-    return (1 - cost(t, p.argmax(1)).cpu().double().mean()/expected).float()
+    return multiclass_cohen_kappa(p.argmax(1), t, p.shape[1], weights=weights, validate_args=False)
 
 # %% ../nbs/08_metrics.ipynb #9abb473c
 def matthews_corrcoef(
@@ -219,13 +206,11 @@ def matthews_corrcoef(
     logits: bool = True                  # several labels only: False when preds are probabilities
 ) -> Tensor: # -1 to 1; 0 is chance
     "Correlation of answers and truth (Matthews 1975; for many classes Gorodkin 2004), over all decisions when there are several labels."
-    if _is_multi(preds, targs):
-        p, t = _same(preds, targs)
-        return matthews_corrcoef(F.one_hot(_decide(p, thresh, logits).long().flatten(), 2), t.flatten() > .5)
-    tp, pred, actual = _counts(preds, targs)
-    n = actual.sum()
-    scale = ((n**2 - (pred**2).sum())*(n**2 - (actual**2).sum())).sqrt()
-    return _ratio(tp.sum()*n - (pred*actual).sum(), scale).float()
+    yes, truth, c = _answers(preds, targs, thresh, logits)
+    if yes.ndim > 1: yes, truth, c = yes.flatten(), truth.flatten(), 2
+    n, (pred, actual) = len(truth), (torch.bincount(o, minlength=c).double() for o in (yes, truth))
+    scale = ((n**2 - pred @ pred)*(n**2 - actual @ actual)).sqrt()
+    return (((yes == truth).sum()*n - pred @ actual)/scale).nan_to_num().float() # 0 where all answers, or all labels, are the same
 
 # %% ../nbs/08_metrics.ipynb #c998a75e
 def hamming_loss(
@@ -288,20 +273,23 @@ def _columns(preds, targs, logits):
     return p.softmax(1) if logits else p, F.one_hot(t, p.shape[1]).float()
 
 # %% ../nbs/08_metrics.ipynb #f29c5548
-def _area(preds, targs, area, average, pos_label, logits):
+def _area(name, preds, targs, average, pos_label, logits):
+    "torchmetrics' area under that curve. A class without one (nothing to find, or for ROC nothing else) is nan and left out of the mean, where torchmetrics counts some as 0."
+    from torchmetrics.functional import classification
     _check_average(average, ('auto', 'binary', 'macro', 'weighted', 'micro', 'none', None))
-    probs, truth = _columns(preds, targs, logits)
+    area, (probs, truth) = partial(getattr(classification, f'binary_{name}'), validate_args=False), _columns(preds, targs, logits)
+    truth = (truth > .5).long()
     if average == 'auto': average = 'binary' if probs.shape[1] == 2 and not _is_multi(preds, targs) else 'macro'
-    if average == 'micro': return area(probs, truth).float()
-    score = torch.stack([area(p, t) for p,t in zip(probs.T, truth.T)])              # (c,)
-    return _reduce(score, (truth > .5).sum(0).cpu().double(), ~score.isnan(), average, pos_label).float()
+    if average == 'micro': return area(probs.flatten(), truth.flatten())
+    n = truth.sum(0)                                                                # (c,) positives
+    seen = (n > 0) & ((n < len(truth)) | (name != 'auroc'))
+    score = torch.stack([area(p, t) if s else p.new_tensor(math.nan) for p,t,s in zip(probs.T, truth.T, seen)])
+    if average in ('none', None): return score
+    if average == 'binary': return score[pos_label]
+    w = n[seen] if average == 'weighted' else torch.ones_like(n[seen])
+    return (score[seen]*w).sum()/w.sum()
 
 # %% ../nbs/08_metrics.ipynb #99bc1f72
-def _auroc(scores, truth):
-    fpr, tpr, _ = roc_curve(scores, truth)
-    return torch.trapezoid(tpr, fpr)
-
-# %% ../nbs/08_metrics.ipynb #f71c7658
 def roc_auc_score(
     preds: Tensor,              # (n,c) logits
     targs: Tensor,              # (n,) class numbers, or (n,c) 0/1 for several labels
@@ -310,14 +298,9 @@ def roc_auc_score(
     logits: bool = True         # False when preds are probabilities
 ) -> Tensor: # 0-1; 0.5 is guessing; `(c,)` for 'none'
     "Area under the ROC curve, each class against the rest: the chance that a positive is ranked above a negative."
-    return _area(preds, targs, _auroc, average, pos_label, logits)
+    return _area('auroc', preds, targs, average, pos_label, logits)
 
-# %% ../nbs/08_metrics.ipynb #d38ea0c3
-def _ap(scores, truth):
-    prec, rec, _ = precision_recall_curve(scores, truth)
-    return (prec*torch.diff(rec, prepend=rec.new_zeros(1))).sum()
-
-# %% ../nbs/08_metrics.ipynb #89c5b993
+# %% ../nbs/08_metrics.ipynb #f71c7658
 def average_precision_score(
     preds: Tensor,              # (n,c) logits
     targs: Tensor,              # (n,) class numbers, or (n,c) 0/1 for several labels
@@ -326,7 +309,7 @@ def average_precision_score(
     logits: bool = True         # False when preds are probabilities
 ) -> Tensor: # 0-1; guessing gives the share of positives; `(c,)` for 'none'
     "Area under the precision-recall curve as a sum of steps, each class against the rest; the mean over classes is mAP."
-    return _area(preds, targs, _ap, average, pos_label, logits)
+    return _area('average_precision', preds, targs, average, pos_label, logits)
 
 # %% ../nbs/08_metrics.ipynb #d051a228
 def best_threshold(
@@ -337,7 +320,7 @@ def best_threshold(
     "The threshold with the highest F-beta, halfway to the next lower score."
     prec, rec, th = precision_recall_curve(scores, truth)
     if not len(th) or not (torch.as_tensor(truth) > .5).any(): return .5
-    f = _ratio((1 + beta**2)*prec*rec, beta**2*prec + rec)
+    f = ((1 + beta**2)*prec*rec/(beta**2*prec + rec)).nan_to_num()
     i = int(f.argmax())
     return float((th[i] + (th[i+1] if i+1 < len(th) else 0.))/2)
 
@@ -390,8 +373,10 @@ def calibration_error(
     logits: bool = True # False when preds are probabilities
 ) -> Tensor: # 0-1; 0 is best
     "Expected calibration error: mean distance between confidence and share of right answers (Naeini 2015, Guo 2017)."
-    conf, right, count = calibration_bins(preds, targs, n_bins, logits)
-    return (((conf - right).abs().nan_to_num()*count).sum()/count.sum()).float()
+    from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+    probs, truth = _columns(preds, targs, logits)
+    if _is_multi(preds, targs): return binary_calibration_error(probs.flatten(), truth.flatten().long(), n_bins=n_bins, validate_args=False)
+    return multiclass_calibration_error(probs, truth.argmax(1), probs.shape[1], n_bins=n_bins, validate_args=False)
 
 # %% ../nbs/08_metrics.ipynb #6fe954ff
 def perplexity(
