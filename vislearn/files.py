@@ -10,7 +10,7 @@ __all__ = ['image_extensions', 'Scan', 'scan_files', 'get_files', 'get_image_fil
            'TrainTestSplitter', 'KFoldSplitter']
 
 # %% ../nbs/01_files.ipynb #5487d9cd
-import os, re, stat, sys
+import os, re, sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -51,13 +51,14 @@ def _why_not(e: os.DirEntry, extensions: set[str]|None) -> str|None:
     suffix = os.path.splitext(e.name)[1].lower()
     if e.name.startswith('.'): return 'hidden'
     if extensions is not None and suffix not in extensions: return f'suffix {suffix}' if suffix else 'no suffix'
-    try: mode = e.stat().st_mode
-    except OSError: return None                   # a dangling link: kept, so that whoever opens it can name it
-    return None if stat.S_ISREG(mode) else 'not an ordinary file'
+    try:
+        if not e.is_file(): e.stat(); return 'not an ordinary file'
+    except OSError: pass                          # a dangling link: kept, so that whoever opens it can name it
+    return None
 
 # %% ../nbs/01_files.ipynb #c082afc8
-def _walk(top: str, recurse: bool, folders: list[str], extensions: set[str]|None, out: Scan, visited: set[str]) -> list[str]:
-    "Add to `out` what lies below `top` without following links to folders; returns those links."
+def _walk(top: str, recurse: bool, folders: list[str], extensions: set[str]|None, out: Scan, visited: set[str], linked: list[Path]) -> list[str]:
+    "Add to `out` what lies below `top`, and to `linked` which files are links, without following links to folders; returns those."
     links,todo = [],[top]
     while todo:
         folder = todo.pop(); real = os.path.realpath(folder)
@@ -67,16 +68,17 @@ def _walk(top: str, recurse: bool, folders: list[str], extensions: set[str]|None
         except OSError as e: out.skipped.append((Path(folder), f'folder not readable ({e.strerror})')); continue
         for e in entries:
             if not _is_folder(e):
-                why = _why_not(e, extensions)
-                out.skipped.append((Path(e.path),why)) if why else out.files.append(Path(e.path))
+                why,file = _why_not(e, extensions),Path(e.path)
+                out.skipped.append((file,why)) if why else out.files.append(file)
+                if not why and e.is_symlink(): linked.append(file)
             elif _is_hidden(e.name) or not recurse or (folder==top and folders and e.name not in folders): continue
             else: (links if e.is_symlink() else todo).append(e.path)
     return links
 
 # %% ../nbs/01_files.ipynb #306cdd6f
-def _once(files: list[Path], out: Scan) -> list[Path]:
-    "`files` without links to a file that is among them already."
-    links = [f for f in files if f.is_symlink()]; seen = {os.path.realpath(f) for f in set(files)-set(links)} if links else set()
+def _once(files: list[Path], links: list[Path], out: Scan) -> list[Path]:
+    "`files` without those `links` that lead to a file that is among them already."
+    seen = {os.path.realpath(f) for f in set(files)-set(links)} if links else set()
     for f in sorted(links, key=Path.as_posix):
         real = os.path.realpath(f)
         if real in seen: files.remove(f); out.skipped.append((f,'link to a file already listed'))
@@ -93,10 +95,10 @@ def scan_files(
     "The files below `path`, each real file once, and what was left out and why; raises `FileNotFoundError` if a folder is missing."
     path,folders = Path(path),[str(o) for o in listify(folders)]; _check_folder(path, folders)
     extensions = None if extensions is None else {o.lower() for o in ([extensions] if isinstance(extensions,str) else extensions)}
-    out,visited = Scan(),set()
-    links = _walk(str(path), recurse, folders, extensions, out, visited)
-    while links: links = sorted(o for link in links for o in _walk(link, recurse, [], extensions, out, visited))
-    out.files = _once(out.files, out)
+    out,visited,linked = Scan(),set(),[]
+    links = _walk(str(path), recurse, folders, extensions, out, visited, linked)
+    while links: links = sorted(o for link in links for o in _walk(link, recurse, [], extensions, out, visited, linked))
+    out.files = _once(out.files, linked, out)
     if folders: out.files = [f for f in out.files if f.parent!=path]
     out.skipped.sort(key=lambda o: o[0].as_posix())
     return out

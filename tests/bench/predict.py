@@ -48,7 +48,7 @@ def work(name: str, case: str, args) -> None:
             def f():
                 with learn.no_bar(), learn.no_logging(): return g()
     one = case.startswith('predict,')
-    result(ms=1000*timed(f, 1 if args.quick else 30 if one else 2)/(1 if one else len(fns)))
+    result(ms=1000*timed(f, 1 if args.quick else 30 if one else 2 if name == 'fastai' else 6)/(1 if one else len(fns)))
 
 def main() -> None:
     args = options(__doc__).parse_args()
