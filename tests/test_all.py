@@ -11,10 +11,10 @@ ROOM_ONLY: dict[str, str|None] = {
     'augment': 'to_float BatchTransform resample ResizeBatch Geometry Resample ColourTransform Colour Fused fuse',
     'block': 'TargetBlock RawDataset',
     'bundle': 'PLAIN_NAMES FORMAT pickle_names bundle_model bundle_pipelines',
-    'callbacks': '''NOT_IN_TRIALS progress_mode format_time text_row html_table suggest_lrs atomic_save writable model_file save_model load_model set_bn_eval
+    'callbacks': '''NOT_IN_TRIALS format_time text_row html_table suggest_lrs atomic_save writable model_file save_model load_model set_bn_eval
                     get_rng_state set_rng_state read_run plain_data''',
     'core': 'check_kwargs suggest did_you_mean item_rng batch_rng tfm_to_dict tfm_from_dict keep_memory compute_alone',
-    'files': 'Scan scan_files read_col column image_extensions progress_bar',
+    'files': 'Scan scan_files read_col column image_extensions progress_mode progress_bar',
     'image': 'Header read_header Cut apply_cut ItemPipeline ItemGeometry to_source move_points CropTransform SquishCrop image_formats max_pixels to_tensor',
     'interpret': '''palette shorten Table confusion plot_confusion confused_classes plot_confusion_multi plot_pr plot_roc plot_reliability rescale fit_temperature
                     divide_logits plot_threshold show_heat embed pca plot_map''',

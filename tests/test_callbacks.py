@@ -11,7 +11,7 @@ from tiny import FULL, make_dls, make_pictures, same_weights, tiny_net
 from vislearn.callbacks import (EMA, ActivationStats, Checkpoint, CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, JSONLogger, LRFinder, MixedPrecision,
                                 LineLogger, ProgressCallback, Recorder, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback, TensorBoardCallback, TerminateOnNaNCallback, TrackerCallback,
                                 TrainMetrics, Unfreeze,
-                                atomic_save, load_model, plain_data, progress_mode, read_run, save_model, writable)
+                                atomic_save, load_model, plain_data, read_run, save_model, writable)
 from vislearn.learner import Learner
 from vislearn.loop import TrainLoop, on
 from vislearn.metrics import accuracy
@@ -327,10 +327,6 @@ def test_notebook_table(tmp_path, monkeypatch):
     loop(tmp_path, ProgressCallback(), metrics=accuracy).fit(2)
     assert seen[-1].count('<tr>') == 3 and '<th>accuracy</th>' in seen[-1] and '<progress' not in seen[-1]
     assert any('<progress value="1" max="4"></progress> epoch 1/2' in o for o in seen)
-
-def test_progress_mode_can_be_set(monkeypatch):
-    monkeypatch.setenv('VISLEARN_PROGRESS', 'notebook')
-    assert progress_mode() == 'notebook'
 
 def test_logs_survive_resume_and_append(tmp_path):
     log, lines = CSVLogger('logs/h.csv'), JSONLogger(append=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from vislearn.files import (ColReader, ColSplitter, EndSplitter, FileSplitter, FuncSplitter, GrandparentSplitter, GroupSplitter, IndexSplitter,
     KFoldSplitter, MaskSplitter, RandomSplitter, RandomSubsetSplitter, RegexLabeller, StratifiedSplitter, TrainTestSplitter, get_files,
-    get_image_files, parent_label, scan_files)
+    get_image_files, parent_label, progress_bar, progress_mode, scan_files)
 
 def touch(root, *names):
     for f in (root/o for o in names): f.parent.mkdir(parents=True, exist_ok=True); f.write_bytes(b'x')
@@ -159,3 +159,9 @@ def test_file_splitter(tmp_path):
     f.write_text('a\\1.jpg\r\nb/2.jpg'); assert FileSplitter(f)(items)==([1,2],[0,3])
     f.write_text('9.jpg')
     with pytest.raises(ValueError, match='9.jpg'): FileSplitter(f)(items)
+
+def test_one_rule_says_where_bars_go(monkeypatch):
+    from tqdm import tqdm
+    for mode in ('notebook','terminal','plain','off'):
+        monkeypatch.setenv('VISLEARN_PROGRESS', mode)
+        bar = progress_bar([1,2]); assert progress_mode()==mode and isinstance(bar, tqdm)==(mode in ('notebook','terminal')) and list(bar)==[1,2]
