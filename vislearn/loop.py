@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import batch_rng, keep_memory, listify, suggest
-from .fold import DepthwiseIn32, lean
+from .fold import DepthwiseIn32, KeptFold, lean
 from .metrics import compute_metric, get_metric, metric_names
 
 # %% ../nbs/11_loop.ipynb #50633d45
@@ -289,7 +289,7 @@ class TrainLoop:
         self.history: list[dict[str, Any]] = []
         self.cbs: list[Callback] = []
         self._waiting: list[Callback] = [] # for their `before_fit`
-        self.row, self.n_fits, self.smooth_loss, self._ctrl_c = {}, 0, SmoothLoss(), _CtrlC()
+        self.row, self.n_fits, self.smooth_loss, self._ctrl_c, self._kept_fold = {}, 0, SmoothLoss(), _CtrlC(), KeptFold()
         self.add_cbs(cbs)
 
     @property
@@ -543,7 +543,7 @@ class TrainLoop:
         self._amp = resolve_precision(self.precision, self.device)
         def batches():
             nonlocal n, total
-            self._net = self.model if not self.lean or _is_watched(self.model) else lean(self.model)
+            self._net = self.model if not self.lean or _is_watched(self.model) else self._kept_fold(self.model)
             for self.iter, batch in enumerate(dl):
                 self._one_batch(batch)
                 if self.pred is None: continue
