@@ -142,7 +142,7 @@ def lean(
 # %% ../nbs/09b_fold.ipynb #19f4d9f8
 def _settings(model: nn.Module) -> list:
     "What a copy of `model` depends on besides the values of its weights."
-    plain = lambda v: v if isinstance(v, (bool, int, float, str, type(None))) else (id(v), getattr(v, '_version', 0))
+    plain = lambda v: v if isinstance(v, (bool, int, float, str, type(None))) else (id(v), v._version if isinstance(v, Tensor) and not v.is_inference() else None)
     about = lambda p: None if p is None else (p.shape, p.dtype, p.device)
     return [(name, id(m), [(k, plain(v)) for k, v in vars(m).items() if k[0] != '_' and k != 'training'], [(k, about(p)) for k, p in (*m._parameters.items(), *m._buffers.items())])
             for name, m in model.named_modules()]

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from .core import listify
 from .fold import lean
 from .image import get_grid, show_image
-from vislearn.metrics import (
-    average_precision_score, best_threshold, best_thresholds, calibration_bins, calibration_error, f1_score, precision_recall_curve, precision_score, recall_score, roc_auc_score, roc_curve
-)
+from .metrics import average_precision_score, calibration_error, f1_score, precision_score, recall_score, roc_auc_score
+from .metrics import best_threshold, best_thresholds, calibration_bins, precision_recall_curve, roc_curve
 
 # %% ../nbs/16_interpret.ipynb #7d527062
 def shorten(

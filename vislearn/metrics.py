@@ -375,7 +375,7 @@ def calibration_error(
     "Expected calibration error: mean distance between confidence and share of right answers (Naeini 2015, Guo 2017)."
     from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
     probs, truth = _columns(preds, targs, logits)
-    if _is_multi(preds, targs): return binary_calibration_error(probs.flatten(), truth.flatten().long(), n_bins=n_bins, validate_args=False)
+    if _is_multi(preds, targs): return binary_calibration_error(probs.flatten(), (truth.flatten() > .5).long(), n_bins=n_bins, validate_args=False)
     return multiclass_calibration_error(probs, truth.argmax(1), probs.shape[1], n_bins=n_bins, validate_args=False)
 
 # %% ../nbs/08_metrics.ipynb #6fe954ff
