@@ -7,6 +7,7 @@ __all__ = ['conv_bn_pairs', 'fold', 'StillNorms', 'DepthwiseIn32', 'FrozenBody',
 
 # %% ../nbs/09b_fold.ipynb #7c6231e1
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,9 +39,9 @@ def _folded(weight: Tensor, bias: Tensor|None, bn: nn.BatchNorm2d) -> tuple[Tens
     return weight*scale[:, None, None, None], shift if bias is None else shift + bias*scale
 
 def _rest(bn: nn.BatchNorm2d) -> nn.Module:
-    "What is left of `bn` when it is folded: its activation, if it has one."
-    rest = [m for m in (getattr(bn, 'drop', None), getattr(bn, 'act', None)) if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)]
-    return nn.Sequential(*rest) if rest else nn.Identity()
+    "What is left of `bn` when it is folded: its activation, if it has one, under the name it had."
+    rest = {k: m for k in ('drop', 'act') if isinstance(m := getattr(bn, k, None), nn.Module) and not isinstance(m, nn.Identity)}
+    return nn.Sequential(OrderedDict(rest)) if rest else nn.Identity()
 
 @torch.no_grad()
 def fold(
