@@ -1,62 +1,110 @@
 "What the tests about notebooks share: where they are, a copy to work in, and nbdev's commands."
-import ast, json, os, shutil, subprocess, sys
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT/'nbs').glob('[!.]*.ipynb'))
-SKIPPED = ('slow', 'gpu', 'net') # cells marked so keep the outputs they have
+NOTEBOOKS = sorted((ROOT / 'nbs').glob('[!.]*.ipynb'))
+SKIPPED = ('slow', 'gpu', 'net')  # cells marked so keep the outputs they have
+
 
 def quiet_env(home: Path) -> dict[str, str]:
     "An environment where notebooks run alike everywhere: one thread, no GPU, nothing written to the user's home."
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST' and not k.startswith('PYTEST')}
-    env['MALLOC_ARENA_MAX'] = '1' # cells run beside the main thread, where glibc would map and unmap every large tensor
-    return {**env, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'JUPYTER_DATA_DIR': str(home), 'PYTHONUTF8': '1', 'MPLBACKEND': 'agg'}
+    env['MALLOC_ARENA_MAX'] = (
+        '1'  # cells run beside the main thread, where glibc would map and unmap every large tensor
+    )
+    return {
+        **env,
+        'OMP_NUM_THREADS': '1',
+        'CUDA_VISIBLE_DEVICES': '',
+        'JUPYTER_DATA_DIR': str(home),
+        'PYTHONUTF8': '1',
+        'MPLBACKEND': 'agg',
+    }
+
 
 def copy_tree(dest: Path) -> Path:
     "The library and its notebooks in `dest`, so that no test dirties the checkout."
     skip = shutil.ignore_patterns('__pycache__', '.*')
-    for o in ('nbs', 'vislearn', 'images'): shutil.copytree(ROOT/o, dest/o, ignore=skip)
-    for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md'): shutil.copy(ROOT/o, dest/o)
+    for o in ('nbs', 'vislearn', 'images'):
+        shutil.copytree(ROOT / o, dest / o, ignore=skip)
+    for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md'):
+        shutil.copy(ROOT / o, dest / o)
     return dest
+
 
 def nbdev(command: str, *args: str, cwd: Path, timeout: int = 1200) -> str:
     "Run an nbdev command of this Python's environment in `cwd`; its output, or an error that shows it."
     exe = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     assert exe, f"{command} is not installed here: pip install -e '.[dev,offline]'"
-    r = subprocess.run([exe, *args], cwd=cwd, env=quiet_env(cwd/'.jupyter'), capture_output=True, text=True, encoding='utf-8', timeout=timeout)
+    r = subprocess.run(
+        [exe, *args],
+        cwd=cwd,
+        env=quiet_env(cwd / '.jupyter'),
+        capture_output=True,
+        text=True,
+        encoding='utf-8',
+        timeout=timeout,
+    )
     assert r.returncode == 0, f'{command} {" ".join(args)} failed:\n{r.stdout[-3000:]}\n{r.stderr[-6000:]}'
     return r.stdout + r.stderr
 
-def read_nb(path: Path) -> dict: return json.loads(path.read_text(encoding='utf-8'))
 
-def source(cell: dict) -> str: return ''.join(cell['source'])
+def read_nb(path: Path) -> dict:
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def source(cell: dict) -> str:
+    return ''.join(cell['source'])
+
 
 def directives(cell: dict) -> list[str]:
     "The words after `#|` at the top of a code cell: `['export']`."
     return [o.strip()[2:].strip() for o in source(cell).splitlines() if o.strip().startswith('#|')]
+
 
 def is_run(cell: dict) -> bool:
     "Does the notebook runner execute this cell?"
     d = directives(cell)
     return cell['cell_type'] == 'code' and not any(o in SKIPPED or o.replace(' ', '') == 'eval:false' for o in d)
 
+
 def shows(code: str) -> bool:
     "Will this code surely print: does it end in a value (a name, an attribute, a tuple, arithmetic ...), or call `print` at its top level?"
     body = ast.parse(code).body
-    if not body: return False
+    if not body:
+        return False
     silent = (ast.Call, ast.Constant, ast.Await, ast.Yield, ast.NamedExpr)
     ends = isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, silent) and not code.rstrip().endswith(';')
-    return ends or any(isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '') == 'print' for o in body)
+    return ends or any(
+        isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '') == 'print'
+        for o in body
+    )
+
 
 @cache
 def modules() -> dict[str, str]:
     "Module name -> name of the notebook that makes it: `{'core': '00_core'}`."
     res = {}
     for nb in NOTEBOOKS:
-        found = [o.split()[1] for c in read_nb(nb)['cells'] if c['cell_type'] == 'code' for o in directives(c) if o.startswith('default_exp')]
-        if found: res[found[0]] = nb.stem
+        found = [
+            o.split()[1]
+            for c in read_nb(nb)['cells']
+            if c['cell_type'] == 'code'
+            for o in directives(c)
+            if o.startswith('default_exp')
+        ]
+        if found:
+            res[found[0]] = nb.stem
     return res
+
 
 def imported(code: str, package: str = 'vislearn') -> list[tuple[str, bool]]:
     "The modules of our own that `code` imports, each with: is it a wildcard import?"
@@ -64,8 +112,14 @@ def imported(code: str, package: str = 'vislearn') -> list[tuple[str, bool]]:
     for o in ast.walk(ast.parse(code)):
         if isinstance(o, ast.ImportFrom):
             star, mod = any(a.name == '*' for a in o.names), o.module or ''
-            if not o.level and mod.split('.')[0] != package: continue
+            if not o.level and mod.split('.')[0] != package:
+                continue
             name = mod if o.level else mod.partition('.')[2]
-            res += [(name.split('.')[0], star)] if name else [(a.name, star) for a in o.names if not a.name.startswith('__')]
-        elif isinstance(o, ast.Import): res += [(a.name.split('.')[1], False) for a in o.names if a.name.startswith(package+'.')]
+            res += (
+                [(name.split('.')[0], star)]
+                if name
+                else [(a.name, star) for a in o.names if not a.name.startswith('__')]
+            )
+        elif isinstance(o, ast.Import):
+            res += [(a.name.split('.')[1], False) for a in o.names if a.name.startswith(package + '.')]
     return res

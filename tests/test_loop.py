@@ -1,57 +1,87 @@
 "The training loop where a notebook can't go: real interrupts, GPUs, odd loaders."
-import _thread, gc, threading, time
+
+import _thread
+import gc
+import threading
+import time
 
 import pytest
 import torch
+from tiny import FULL
 from torch import nn
 from torch.nn import functional as F
 
-from tiny import FULL
-from vislearn.loop import EVENTS, Callback, CancelBatchException, CancelFitException, CancelStepException, NonFiniteLoss, TrainLoop, on, resolve_precision
+from vislearn.train.events import EVENTS, Callback, CancelBatchException, CancelStepException, on
+from vislearn.train.loop import NonFiniteLoss, TrainLoop, resolve_precision
 
 x = torch.randn(96, 4)
 y = (x.sum(1) > 0).long()
 batches = [*zip(x.split(16), y.split(16))]
+
 
 def net():
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 
+
 def loop(*cbs, **kwargs):
-    return TrainLoop((batches[:4], batches[4:]), net(), nn.CrossEntropyLoss(), lambda groups, lr: torch.optim.SGD(groups, lr, momentum=.9), cbs=cbs, **{'lr': .1, **kwargs})
+    return TrainLoop(
+        (batches[:4], batches[4:]),
+        net(),
+        nn.CrossEntropyLoss(),
+        lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9),
+        cbs=cbs,
+        **{'lr': 0.1, **kwargs},
+    )
 
-def press_ctrl_c(learn): _thread.interrupt_main()
 
-def at(epoch, batch, f): return lambda learn: f(learn) if (learn.epoch, learn.iter, learn.training) == (epoch, batch, True) else None
+def press_ctrl_c(learn):
+    _thread.interrupt_main()
+
+
+def at(epoch, batch, f):
+    return lambda learn: f(learn) if (learn.epoch, learn.iter, learn.training) == (epoch, batch, True) else None
+
 
 @pytest.mark.parametrize('event', ['before_batch', 'after_pred', 'before_step', 'after_step', 'after_batch'])
 def test_ctrl_c_waits_for_the_end_of_the_batch(event, capsys):
     learn = loop()
-    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=on(event, at(1, 2, press_ctrl_c)))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, cbs=on(event, at(1, 2, press_ctrl_c)))
     assert learn.position == (1, 3) and learn.interrupted and not learn.mid_batch
     assert 'Stopped in epoch 1 (of 3), batch 3 of 4;' in capsys.readouterr().out
-    same = loop() # all that was done was done in full: going on gives what would have been
-    with pytest.raises(RuntimeError): same.fit(3, cbs=on('before_batch', at(1, 3, lambda learn: (_ for _ in ()).throw(RuntimeError))))
+    same = loop()  # all that was done was done in full: going on gives what would have been
+    with pytest.raises(RuntimeError):
+        same.fit(3, cbs=on('before_batch', at(1, 3, lambda learn: (_ for _ in ()).throw(RuntimeError))))
     assert all(torch.equal(a, b) for a, b in zip(learn.model.state_dict().values(), same.model.state_dict().values()))
+
 
 def test_second_ctrl_c_does_not_wait():
     def stuck(learn):
-        _thread.interrupt_main(); time.sleep(.01)
-        _thread.interrupt_main(); time.sleep(5); raise AssertionError('the second Ctrl-C was held back')
+        _thread.interrupt_main()
+        time.sleep(0.01)
+        _thread.interrupt_main()
+        time.sleep(5)
+        raise AssertionError('the second Ctrl-C was held back')
+
     learn = loop()
-    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=on('after_pred', stuck))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, cbs=on('after_pred', stuck))
     assert learn.mid_batch
 
+
 def test_ctrl_c_in_the_last_moment_is_not_lost():
-    with pytest.raises(KeyboardInterrupt): loop().fit(1, cbs=on('after_fit', press_ctrl_c))
+    with pytest.raises(KeyboardInterrupt):
+        loop().fit(1, cbs=on('after_fit', press_ctrl_c))
+
 
 @pytest.mark.parametrize('seed', range(30 if FULL else 6))
 def test_ctrl_c_at_a_random_moment(seed):
     learn, told = loop(), []
     learn.add_cb(on('after_fit', lambda learn: told.append('after_fit')))
     before = [*learn.cbs]
-    timer = threading.Timer(.02 + .02*(seed % 10), _thread.interrupt_main)
+    timer = threading.Timer(0.02 + 0.02 * (seed % 10), _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         timer.start()
         learn.fit(10**6, cbs=Callback())
@@ -60,160 +90,243 @@ def test_ctrl_c_at_a_random_moment(seed):
     assert learn.validate()[0] > 0
     learn.fit(1)
 
+
 def test_after_fit_comes_after_an_error_too():
     told = []
-    learn = loop(on('after_fit', lambda learn: told.append(1)), on('after_loss', at(0, 1, lambda learn: 1/0)))
-    with pytest.raises(ZeroDivisionError): learn.fit(1)
+    learn = loop(on('after_fit', lambda learn: told.append(1)), on('after_loss', at(0, 1, lambda learn: 1 / 0)))
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1)
     assert told == [1] and not learn.model.training
 
+
 def test_no_after_fit_is_missed_when_one_fails():
-    learn = loop(on('after_fit', lambda learn: 1/0))
-    with pytest.raises(ZeroDivisionError): learn.fit(1)
+    learn = loop(on('after_fit', lambda learn: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1)
     assert learn.xb is None and not learn.model.training
+
 
 def test_a_bad_batch_leaves_weights_and_statistics():
     bad = [*batches[:3], (torch.full((16, 4), float('nan')), batches[0][1])]
-    learn = TrainLoop((bad, batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1)
-    with pytest.raises(NonFiniteLoss, match='epoch 0, batch 3 .lr 0.1, fp32.*weights are those of the last good step'): learn.fit(2)
-    good = TrainLoop((batches[:3], batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1)
+    learn = TrainLoop((bad, batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(NonFiniteLoss, match='epoch 0, batch 3 .lr 0.1, fp32.*weights are those of the last good step'):
+        learn.fit(2)
+    good = TrainLoop((batches[:3], batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
     good.fit(1)
     a, b = learn.model.state_dict(), good.model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a if 'num_batches' not in k)
     assert all(p.grad is None for p in learn.model.parameters())
 
+
 def test_lost_weights_are_called_lost():
-    class Overflow(torch.autograd.Function): # a finite loss with an infinite gradient
+    class Overflow(torch.autograd.Function):  # a finite loss with an infinite gradient
         forward = staticmethod(lambda ctx, x: x.clone())
-        backward = staticmethod(lambda ctx, g: g*float('inf'))
+        backward = staticmethod(lambda ctx, g: g * float('inf'))
+
     learn = loop()
     learn.loss_func = lambda p, t: Overflow.apply(F.cross_entropy(p, t))
-    with pytest.raises(NonFiniteLoss, match='weights had already been lost'): learn.fit(1)
+    with pytest.raises(NonFiniteLoss, match='weights had already been lost'):
+        learn.fit(1)
+
 
 def test_cancelled_step_drops_gradients_cancelled_batch_keeps_them():
     for exc, kept in ((CancelStepException, False), (CancelBatchException, True)):
-        def raise_(learn): raise exc
-        learn = loop(on('before_step', at(0, 0, raise_)), on('before_batch', at(0, 1, lambda learn: (seen.append(learn.model[0].weight.grad is not None)))))
+
+        def raise_(learn):
+            raise exc
+
+        learn = loop(
+            on('before_step', at(0, 0, raise_)),
+            on('before_batch', at(0, 1, lambda learn: seen.append(learn.model[0].weight.grad is not None))),
+        )
         seen = []
         learn.fit(1)
         assert seen == [kept]
 
+
 def test_cancelling_outside_its_part_is_an_error():
-    def raise_(learn): raise CancelStepException
-    with pytest.raises(CancelStepException): loop(on('after_pred', raise_)).fit(1)
+    def raise_(learn):
+        raise CancelStepException
+
+    with pytest.raises(CancelStepException):
+        loop(on('after_pred', raise_)).fit(1)
+
 
 def test_batch_events_respect_run_train_and_run_valid():
     class Count(Callback):
-        def __init__(self, train, valid): self.run_train, self.run_valid, self.n = train, valid, 0
-        def before_batch(self, learn): self.n += 1
+        def __init__(self, train, valid):
+            self.run_train, self.run_valid, self.n = train, valid, 0
+
+        def before_batch(self, learn):
+            self.n += 1
+
     cbs = [Count(True, True), Count(True, False), Count(False, True)]
     loop(*cbs).fit(1)
     assert [cb.n for cb in cbs] == [6, 4, 2]
 
+
 def test_callbacks_come_and_go_as_attributes():
-    class MyThingCallback(Callback): pass
+    class MyThingCallback(Callback):
+        pass
+
     learn = loop(MyThingCallback)
     assert isinstance(learn.my_thing, MyThingCallback)
-    with learn.removed_cbs(MyThingCallback): assert not hasattr(learn, 'my_thing')
+    with learn.removed_cbs(MyThingCallback):
+        assert not hasattr(learn, 'my_thing')
     assert learn.my_thing in learn.cbs
     assert not hasattr(learn.remove_cbs(MyThingCallback), 'my_thing') and not learn.cbs
 
+
 def test_a_callback_named_like_a_method_does_not_hide_it():
-    class Fit(Callback): pass
+    class Fit(Callback):
+        pass
+
     loop(Fit()).fit(1)
+
 
 def test_every_event_is_documented():
     assert len(EVENTS) == 24 and all(getattr(Callback, e).__doc__ for e in EVENTS)
 
+
 def test_loaders_without_labels_or_validation():
-    learn = TrainLoop((batches[:2],), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1)
+    learn = TrainLoop((batches[:2],), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
     learn.fit(1)
     assert set(learn.history[0]) == {'epoch', 'train_loss', 'time'}
     assert learn.get_preds(dl=[(x[:3],), (x[3:5],)])[0].shape == (5, 2)
-    with pytest.raises(ValueError, match='nothing to validate'): learn.validate(dl=[(x[:3],)])
+    with pytest.raises(ValueError, match='nothing to validate'):
+        learn.validate(dl=[(x[:3],)])
+
 
 def test_metrics_see_everything_at_once():
     sizes = []
-    def size(preds, targs): sizes.append((preds.shape, targs.shape)); return 1.
+
+    def size(preds, targs):
+        sizes.append((preds.shape, targs.shape))
+        return 1.0
+
     learn = loop(metrics=size)
     learn.fit(2)
-    assert sizes == [((32, 2), (32,))]*2 and learn.history[0]['size'] == 1.
+    assert sizes == [((32, 2), (32,))] * 2 and learn.history[0]['size'] == 1.0
+
 
 def test_a_failing_metric_says_which_and_what_it_was_given():
-    def broken(preds, targs): raise TypeError('no')
-    with pytest.raises(TypeError) as e: loop(metrics=broken).fit(1)
+    def broken(preds, targs):
+        raise TypeError('no')
+
+    with pytest.raises(TypeError) as e:
+        loop(metrics=broken).fit(1)
     assert "in the metric 'broken', given preds (32, 2) and targs (32,)" in e.value.__notes__[0]
+
 
 def test_metrics_setter():
     learn = loop()
-    learn.metrics = lambda p, t: 0.
+    learn.metrics = lambda p, t: 0.0
     assert len(learn.metrics) == 1
     learn.metrics = None
     assert learn.metrics == []
 
+
 def test_seed_leaves_the_global_generator_alone():
-    torch.manual_seed(3); a = torch.rand(1)
-    torch.manual_seed(3); loop(seed=1).fit(1)
+    torch.manual_seed(3)
+    a = torch.rand(1)
+    torch.manual_seed(3)
+    loop(seed=1).fit(1)
     assert torch.equal(torch.rand(1), a)
 
-def test_nothing_grows(): # tensors alive after 20 more epochs
+
+def test_nothing_grows():  # tensors alive after 20 more epochs
     learn = loop()
-    learn.fit(2); gc.collect()
+    learn.fit(2)
+    gc.collect()
     count = lambda: sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
     n = count()
-    learn.fit(20); gc.collect()
+    learn.fit(20)
+    gc.collect()
     assert count() <= n
 
+
 def test_fp16_on_a_cpu_is_replaced_with_a_word():
-    with pytest.warns(UserWarning, match='fp16 is for GPUs'): assert resolve_precision('fp16', torch.device('cpu')) in ('bf16', 'fp32')
+    with pytest.warns(UserWarning, match='fp16 is for GPUs'):
+        assert resolve_precision('fp16', torch.device('cpu')) in ('bf16', 'fp32')
+
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
 def test_no_batch_waits_for_the_gpu(precision):
     "In sync-debug mode CUDA raises when a program waits for it; fp16 alone may (its scaler asks for overflows)."
     dls = [[tuple(o.cuda() for o in b) for b in part] for part in (batches[:4], batches[4:])]
-    learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1, precision=precision)
+    learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1, precision=precision)
     learn.fit(1)
-    mode = lambda on: lambda learn: torch.cuda.set_sync_debug_mode('error' if on and learn.training and precision != 'fp16' else 'default')
+    mode = lambda on: (
+        lambda learn: torch.cuda.set_sync_debug_mode(
+            'error' if on and learn.training and precision != 'fp16' else 'default'
+        )
+    )
     learn.fit(2, cbs=[on('before_train', mode(True)), on('after_train', mode(False))])
     assert len(learn.history) == 3 and learn.get_preds()[0].dtype == torch.float32
+
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_bad_batch_is_found_on_a_gpu():
     bad = [*batches[:3], (torch.full((16, 4), float('nan')), batches[0][1])]
     dls = [[tuple(o.cuda() for o in b) for b in part] for part in (bad, batches[4:])]
-    learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=.1)
-    with pytest.raises(NonFiniteLoss): learn.fit(1)
+    learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(NonFiniteLoss):
+        learn.fit(1)
     assert all(o.isfinite().all() for o in learn.model.state_dict().values())
+
 
 def test_a_failing_loss_says_what_it_was_given():
     learn = TrainLoop(([(x[:16], y[:16] + 5)], batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD)
-    with pytest.raises(IndexError) as e: learn.fit(1)
+    with pytest.raises(IndexError) as e:
+        learn.fit(1)
     assert 'in the loss CrossEntropyLoss(), given pred (16, 2) float32 and targ (16,) int64' in e.value.__notes__
 
+
 def test_nothing_to_train_on():
-    with pytest.raises(ValueError, match='nothing to train on'): TrainLoop(([], batches), net(), nn.CrossEntropyLoss(), torch.optim.SGD).fit(1)
+    with pytest.raises(ValueError, match='nothing to train on'):
+        TrainLoop(([], batches), net(), nn.CrossEntropyLoss(), torch.optim.SGD).fit(1)
+
 
 def test_show_training_loop(capsys):
     learn = loop(on('before_fit', print))
     learn.show_training_loop()
     assert capsys.readouterr().out == 'before_fit: Callback\n' and len(learn.ordered_cbs('before_fit')) == 1
 
+
 def test_every_callback_that_began_is_ended():
     told = []
+
     class Says(Callback):
-        def __init__(self, name, fails=''): self.name_, self.fails = name, fails
+        def __init__(self, name, fails=''):
+            self.name_, self.fails = name, fails
+
         def _say(self, event):
             told.append(f'{self.name_} {event}')
-            if self.fails == event: raise RuntimeError(event)
-        def before_fit(self, learn): self._say('before')
-        def after_fit(self, learn): self._say('after')
+            if self.fails == event:
+                raise RuntimeError(event)
+
+        def before_fit(self, learn):
+            self._say('before')
+
+        def after_fit(self, learn):
+            self._say('after')
+
     def events(*cbs):
         told.clear()
-        with pytest.raises(RuntimeError): loop(*cbs).fit(1)
+        with pytest.raises(RuntimeError):
+            loop(*cbs).fit(1)
         return told
-    assert events(Says('a'), Says('b', 'before'), Says('c')) == ['a before', 'b before', 'a after'] # nothing to put back in b and c
+
+    assert events(Says('a'), Says('b', 'before'), Says('c')) == [
+        'a before',
+        'b before',
+        'a after',
+    ]  # nothing to put back in b and c
     assert events(Says('a', 'after'), Says('b')) == ['a before', 'b before', 'a after', 'b after']
 
+
 def test_an_error_says_where():
-    with pytest.raises(ZeroDivisionError) as e: loop(on('after_loss', at(1, 2, lambda learn: 1/0))).fit(3)
+    with pytest.raises(ZeroDivisionError) as e:
+        loop(on('after_loss', at(1, 2, lambda learn: 1 / 0))).fit(3)
     assert 'Stopped in epoch 1 (of 3), batch 3 of 4' in e.value.__notes__[0]

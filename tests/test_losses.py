@@ -1,84 +1,140 @@
 "Losses against their formulae, in training, with mixing, and through the learner."
+
 import math
 
 import pytest
 import torch
-from functools import partial
-from torch import nn
+from tiny import TinyNet, make_dls, make_pictures, tiny_net
 from torch.nn import functional as F
 
-from tiny import TinyNet, make_dls, make_pictures, tiny_net
-from vislearn.block import DataBlock, ImageBlock, MultiCategoryBlock
-from vislearn.callbacks import EMA, GradientAccumulation, GradientClip
-from vislearn.files import RandomSplitter, get_image_files
-from vislearn.image import Resize
+from vislearn.data.block import DataBlock, ImageBlock, MultiCategoryBlock
+from vislearn.data.files import get_image_files
+from vislearn.data.resize import Resize
+from vislearn.data.split import RandomSplitter
+from vislearn.data.targets import MSELossFlat
+from vislearn.fastai_names import FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropyFlat
 from vislearn.learner import Learner
-from vislearn.loop import item_losses
-from vislearn.losses import (BCELossFlat, BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss, FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropy,
-                             LabelSmoothingCrossEntropyFlat)
-from vislearn.mix import CutMix, MixUp
-from vislearn.targets import MSELossFlat
+from vislearn.train.averaging import EMA
+from vislearn.train.callbacks import GradientAccumulation, GradientClip
+from vislearn.train.loop import item_losses
+from vislearn.train.losses import (
+    BCELossFlat,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLoss,
+    LabelSmoothingCrossEntropy,
+)
+from vislearn.train.mix import CutMix, MixUp
 
 torch.manual_seed(0)
-X, Y, W = torch.randn(12, 4), torch.randint(4, (12,)), torch.tensor([1., 2., 3., 4.])
-P = X.softmax(1)[range(12), Y] # of the truth
+X, Y, W = torch.randn(12, 4), torch.randint(4, (12,)), torch.tensor([1.0, 2.0, 3.0, 4.0])
+P = X.softmax(1)[range(12), Y]  # of the truth
 
 PER_CLASS = [CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLoss, FocalLossFlat]
 
+
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory): return make_pictures(tmp_path_factory.mktemp('pictures'))
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp('pictures'))
+
 
 def test_formulae():
     assert torch.allclose(CrossEntropyLossFlat()(X, Y), -P.log().mean())
-    assert torch.allclose(FocalLoss()(X, Y), -((1 - P)**2*P.log()).mean())
-    assert torch.allclose(FocalLoss(gamma=.5)(X, Y), -((1 - P)**.5*P.log()).mean())
-    assert torch.allclose(LabelSmoothingCrossEntropy(.2)(X, Y), F.cross_entropy(X, Y, label_smoothing=.2)) # torch's smoothing is the same where classes weigh alike
-    assert torch.allclose(LabelSmoothingCrossEntropy(weight=W)(X, Y), .9*F.cross_entropy(X, Y, W) - .1*X.log_softmax(1).mean()) # fastai's: only the truth is weighted
-    assert torch.allclose(FocalLoss(weight=W, reduction='none')(X, Y), -(1 - P**W[Y])**2*W[Y]*P.log(), atol=1e-5)
+    assert torch.allclose(FocalLoss()(X, Y), -((1 - P) ** 2 * P.log()).mean())
+    assert torch.allclose(FocalLoss(gamma=0.5)(X, Y), -((1 - P) ** 0.5 * P.log()).mean())
+    assert torch.allclose(
+        LabelSmoothingCrossEntropy(0.2)(X, Y), F.cross_entropy(X, Y, label_smoothing=0.2)
+    )  # torch's smoothing is the same where classes weigh alike
+    assert torch.allclose(
+        LabelSmoothingCrossEntropy(weight=W)(X, Y), 0.9 * F.cross_entropy(X, Y, W) - 0.1 * X.log_softmax(1).mean()
+    )  # fastai's: only the truth is weighted
+    assert torch.allclose(
+        FocalLoss(weight=W, reduction='none')(X, Y), -((1 - P ** W[Y]) ** 2) * W[Y] * P.log(), atol=1e-5
+    )
+
 
 @pytest.mark.parametrize('cls', PER_CLASS)
 def test_reductions_and_items(cls):
     each = cls(reduction='none')(X, Y)
-    assert each.shape == (12,) and torch.allclose(cls(reduction='sum')(X, Y), each.sum(), atol=1e-5) and torch.allclose(cls()(X, Y), each.mean())
+    assert (
+        each.shape == (12,)
+        and torch.allclose(cls(reduction='sum')(X, Y), each.sum(), atol=1e-5)
+        and torch.allclose(cls()(X, Y), each.mean())
+    )
     f = cls()
     assert torch.allclose(item_losses(f, X, Y), each) and f.reduction == 'mean'
     assert torch.equal(f.activation(X), X.softmax(1)) and torch.equal(f.decodes(X), X.argmax(1))
-    with pytest.raises(ValueError, match="reduction is 'mean'"): cls(reduction='avg')
+    with pytest.raises(ValueError, match="reduction is 'mean'"):
+        cls(reduction='avg')
+
 
 @pytest.mark.parametrize('cls', [CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat, FocalLossFlat])
 def test_flat(cls):
     x, y = X.view(3, 4, 4), Y.view(3, 4)
-    assert torch.allclose(cls()(x, y), cls()(X, Y)) and torch.allclose(cls(axis=1)(x.transpose(1, 2), y), cls()(X, Y)) and torch.allclose(cls()(X, Y.int()), cls()(X, Y))
+    assert (
+        torch.allclose(cls()(x, y), cls()(X, Y))
+        and torch.allclose(cls(axis=1)(x.transpose(1, 2), y), cls()(X, Y))
+        and torch.allclose(cls()(X, Y.int()), cls()(X, Y))
+    )
+
 
 def test_ignored_answers():
-    y = Y.clone(); y[:6] = -100
+    y = Y.clone()
+    y[:6] = -100
     assert torch.allclose(CrossEntropyLossFlat()(X, y), CrossEntropyLossFlat()(X[6:], Y[6:]))
+
 
 def test_yes_or_no():
     y = torch.randint(2, (12, 4))
-    assert torch.allclose(BCEWithLogitsLossFlat(weight=W, pos_weight=W)(X, y), F.binary_cross_entropy_with_logits(X, y.float(), W, pos_weight=W))
-    assert BCEWithLogitsLossFlat()(X[:, :1], y[:, 0]).ndim == 0 # (n,1) and (n,)
+    assert torch.allclose(
+        BCEWithLogitsLossFlat(weight=W, pos_weight=W)(X, y),
+        F.binary_cross_entropy_with_logits(X, y.float(), W, pos_weight=W),
+    )
+    assert BCEWithLogitsLossFlat()(X[:, :1], y[:, 0]).ndim == 0  # (n,1) and (n,)
     assert BCELossFlat(reduction='sum')(X.sigmoid(), y) > BCELossFlat()(X.sigmoid(), y)
-    assert L1LossFlat()(X[:, :1], y[:, 0]) == (X[:, 0] - y[:, 0]).abs().mean() and math.isclose(MSELossFlat()(X[:, :1], y[:, 0]), (X[:, 0] - y[:, 0]).pow(2).mean(), rel_tol=1e-5)
+    assert L1LossFlat()(X[:, :1], y[:, 0]) == (X[:, 0] - y[:, 0]).abs().mean() and math.isclose(
+        MSELossFlat()(X[:, :1], y[:, 0]), (X[:, 0] - y[:, 0]).pow(2).mean(), rel_tol=1e-5
+    )
+
 
 @pytest.mark.parametrize('cls', PER_CLASS)
 @pytest.mark.parametrize('mix', [None, MixUp, CutMix])
 def test_training(pictures, tmp_path, cls, mix):
-    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), cls(weight=[1., 2., 1.]), cbs=[*([mix()] if mix else []), EMA(), GradientClip(1.), GradientAccumulation(16)], default_cbs=False, seed=0)
+    learn = Learner(
+        make_dls(pictures, tmp_path),
+        tiny_net(),
+        cls(weight=[1.0, 2.0, 1.0]),
+        cbs=[*([mix()] if mix else []), EMA(), GradientClip(1.0), GradientAccumulation(16)],
+        default_cbs=False,
+        seed=0,
+    )
     learn.fit(1, 1e-2)
     assert learn.history[-1]['valid_loss'] > 0
     probs, targs, losses = learn.get_preds(with_loss=True)
     assert losses.shape == targs.shape and torch.allclose(probs.sum(1), torch.ones(len(probs)))
 
+
 def test_fastais_threshold_in_the_loss(pictures, tmp_path):
-    db = DataBlock((ImageBlock, MultiCategoryBlock), get_items=get_image_files, splitter=RandomSplitter(.25, seed=1), get_y=lambda o: [o.parent.name, o.name[0]], item_tfms=Resize(32))
-    learn = Learner(db.dataloaders(pictures, bs=8, path=tmp_path, num_workers=0), TinyNet(6), BCEWithLogitsLossFlat(thresh=.01), default_cbs=False)
-    assert len(learn.predict(get_image_files(pictures)[0])[0]) == 6 # more than .01: all
+    db = DataBlock(
+        (ImageBlock, MultiCategoryBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(0.25, seed=1),
+        get_y=lambda o: [o.parent.name, o.name[0]],
+        item_tfms=Resize(32),
+    )
+    learn = Learner(
+        db.dataloaders(pictures, bs=8, path=tmp_path, num_workers=0),
+        TinyNet(6),
+        BCEWithLogitsLossFlat(thresh=0.01),
+        default_cbs=False,
+    )
+    assert len(learn.predict(get_image_files(pictures)[0])[0]) == 6  # more than .01: all
+
 
 def test_balanced_class_weights_with_another_loss(pictures, tmp_path):
     dls = make_dls(pictures, tmp_path)
     dls.target.class_weights = 'balanced'
-    dls.target.setup(['red']*8 + ['blue']*2 + ['green']*2)
+    dls.target.setup(['red'] * 8 + ['blue'] * 2 + ['green'] * 2)
     weight = dls.target.loss_func().weight
-    assert weight.tolist() == [2., 2., .5]
+    assert weight.tolist() == [2.0, 2.0, 0.5]
     assert torch.allclose(LabelSmoothingCrossEntropy(weight=weight).weight, weight)

