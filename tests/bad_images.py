@@ -265,7 +265,10 @@ def zipped() -> bytes:
 
 def turned_kinds() -> list[Kind]:
     "EXIF orientations, good and bad."
-    jpeg = lambda **kw: enc(RGB, 'JPEG', quality=95, **kw)
+
+    def jpeg(**kw):
+        return enc(RGB, 'JPEG', quality=95, **kw)
+
     res = [Kind(f'jpeg turned {o}', f'turned{o}.jpg', jpeg(exif=exif(o)), TURNED[o](RGB), 3) for o in TURNED]
     res += [
         Kind(
@@ -316,14 +319,22 @@ def deep_kinds() -> list[Kind]:
     six = (
         (RGB.astype(np.int32) * 257 + np.arange(W)[:, None] % 7).clip(0, 65535).astype(np.uint16)
     )  # not just the bytes doubled
-    be = lambda a: a.astype('>u2').tobytes()
+
+    def be(a):
+        return a.astype('>u2').tobytes()
+
     alpha = DEEP
     signed = (DEEP >> 1).astype(np.int16)
     clear = np.where(DEEP == DEEP[5, 7], 65535, DEEP)
     key = tuple(int(v) for v in six[10, 20])
     keyed = np.where(((six >> 8) == (np.array(key) >> 8)).all(-1)[..., None], 255, RGB)
-    ok = lambda id, name, data, px, tol=0: Kind(id, name, data, px, tol)
-    no = lambda id, name, data, why: Kind(id, name, data, why=why, kind='values')
+
+    def ok(id, name, data, px, tol=0):
+        return Kind(id, name, data, px, tol)
+
+    def no(id, name, data, why):
+        return Kind(id, name, data, why=why, kind='values')
+
     return [
         ok('png 16-bit grey', 'd1.png', enc(DEEP, 'PNG'), deep8(DEEP)),
         ok(
@@ -432,7 +443,10 @@ def clear_kinds() -> list[Kind]:
     index = (x + 4 * y).astype(np.uint8)
     key = index == 30
     pre = (RGB * (alpha[..., None] / 255)).round().astype(np.uint8)
-    p8 = lambda *extra: png(W, H, 8, 3, index.tobytes(), chunk(b'PLTE', pal.tobytes()), *extra)
+
+    def p8(*extra):
+        return png(W, H, 8, 3, index.tobytes(), chunk(b'PLTE', pal.tobytes()), *extra)
+
     gif = Image.fromarray(index)
     gif.putpalette(pal.tobytes())
     coloured = pal[index]
@@ -550,7 +564,10 @@ def colour_kinds() -> list[Kind]:
     p.putpalette(pal.tobytes())
     one = Image.fromarray(bits * 255).convert('1')
     ycc = Image.fromarray(RGB).convert('YCbCr')
-    plte = lambda n: chunk(b'PLTE', pal[:n].tobytes())
+
+    def plte(n):
+        return chunk(b'PLTE', pal[:n].tobytes())
+
     row = [
         ('jpeg cmyk', 'c1.jpg', enc(cim, 'JPEG', quality=98, subsampling=0), printed, 4),
         ('jpeg ycck', 'c2.jpg', ycck(), RGB, 4),
@@ -742,7 +759,10 @@ def broken_kinds() -> list[Kind]:
     crc = bytearray(pn)
     crc[-20] ^= 0xFF
     ihdr = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 8, 2, 0, 0, 0))
-    part = lambda b, s=0.6: b[: int(len(b) * s)]
+
+    def part(b, s=0.6):
+        return b[: int(len(b) * s)]
+
     html, bad, no = 'a web page', 'damaged', 'not a picture'
     twelve = bytearray(jpeg)
     i = twelve.index(b'\xff\xc0')
@@ -843,7 +863,10 @@ def broken_kinds() -> list[Kind]:
 
 def bomb_kinds() -> list[Kind]:
     "Small files that would fill the memory or take for ever."
-    grey = lambda w, h: png(w, h, 1, 0, b'')
+
+    def grey(w, h):
+        return png(w, h, 1, 0, b'')
+
     head = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 8, 2, 0, 0, 0))
     zeros = zlib.compress(bytes(60_000_000), 9)
     big = 'too large'

@@ -10,8 +10,13 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / 'nbs').glob('[!.]*.ipynb'))
+NOTEBOOKS = sorted(o for o in (ROOT / 'nbs').rglob('[!.]*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 SKIPPED = ('slow', 'gpu', 'net')  # cells marked so keep the outputs they have
+
+
+def name_of(nb: Path) -> str:
+    "A notebook by its place below nbs/, without the suffix: `data/01_image`."
+    return nb.relative_to(ROOT / 'nbs').with_suffix('').as_posix()
 
 
 def quiet_env(home: Path) -> dict[str, str]:
@@ -91,35 +96,50 @@ def shows(code: str) -> bool:
 
 @cache
 def modules() -> dict[str, str]:
-    "Module name -> name of the notebook that makes it: `{'core': '00_core'}`."
+    "Module -> the notebook that makes it: `{'data.image': 'data/01_image'}`."
     res = {}
     for nb in NOTEBOOKS:
-        found = [
-            o.split()[1]
-            for c in read_nb(nb)['cells']
-            if c['cell_type'] == 'code'
-            for o in directives(c)
-            if o.startswith('default_exp')
-        ]
+        code = [c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code']
+        found = [o.split()[1] for c in code for o in directives(c) if o.startswith('default_exp')]
         if found:
-            res[found[0]] = nb.stem
+            res[found[0]] = name_of(nb)
     return res
 
 
-def imported(code: str, package: str = 'vislearn') -> list[tuple[str, bool]]:
-    "The modules of our own that `code` imports, each with: is it a wildcard import?"
+# What a module may import: packages further left, and the modules of its own package that come before it.
+ORDER = 'ground models data collect train deploy interpret learner clean app fastai_names all widgets'.split()
+
+
+def package(module: str) -> str:
+    "The part of the house a module belongs to: its folder, or its own name, or the ground for the rest."
+    first = module.split('.')[0]
+    return first if first in ORDER else 'ground'
+
+
+def height(module: str) -> tuple[int, str]:
+    "Where a module stands: the place of its package in `ORDER`, then its notebook."
+    return ORDER.index(package(module)), modules()[module]
+
+
+def imported(code: str, package: str = 'vislearn', module: str = '') -> list[tuple[str, bool]]:
+    "The modules of our own that `code` (of `module`) imports, each with: is it a wildcard import?"
     res = []
     for o in ast.walk(ast.parse(code)):
         if isinstance(o, ast.ImportFrom):
-            star, mod = any(a.name == '*' for a in o.names), o.module or ''
-            if not o.level and mod.split('.')[0] != package:
+            star = any(a.name == '*' for a in o.names)
+            if o.level:
+                parts = module.split('.')[: -o.level]
+                name = '.'.join([*parts, *(o.module or '').split('.')]).strip('.')
+            elif (o.module or '').split('.')[0] == package:
+                name = o.module.partition('.')[2]
+            else:
                 continue
-            name = mod if o.level else mod.partition('.')[2]
-            res += (
-                [(name.split('.')[0], star)]
-                if name
-                else [(a.name, star) for a in o.names if not a.name.startswith('__')]
+            names = (
+                [name]
+                if name in modules()
+                else [f'{name}.{a.name}'.strip('.') for a in o.names if a.name != '__version__']
             )
+            res += [(n, star) for n in names]
         elif isinstance(o, ast.Import):
-            res += [(a.name.split('.')[1], False) for a in o.names if a.name.startswith(package + '.')]
+            res += [(a.name.partition('.')[2], False) for a in o.names if a.name.startswith(package + '.')]
     return res

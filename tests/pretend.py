@@ -13,9 +13,16 @@ def pretend_learner(path, files, labels=None, many=False, wrong=0.25, seed=0, ge
     "What the cleaner needs of a Learner; every fifth file is a validation one. `files` may be any items that `get_x` opens."
     labels = labels or [f.parent.name for f in files]
     target = (MultiCategory if many else Category)().setup(labels)
-    pick = lambda idx: Dataset(
-        [files[i] for i in idx], torch.stack([target.encode(labels[i]) for i in idx]), target, Resize(32), get_x=get_x
-    )
+
+    def pick(idx):
+        return Dataset(
+            [files[i] for i in idx],
+            torch.stack([target.encode(labels[i]) for i in idx]),
+            target,
+            Resize(32),
+            get_x=get_x,
+        )
+
     dls = DataLoaders(
         *(
             Loader(pick(idx), num_workers=0, device='cpu')

@@ -99,7 +99,10 @@ def test_a_clean_set_has_nothing_but_few_pictures(pictures):
 
 def test_exact_copies_leaks_and_conflicts(pictures, tmp_path):
     d = copied(pictures, tmp_path)
-    photo = lambda name: Image.open(d / name).convert('RGB')
+
+    def photo(name):
+        return Image.open(d / name).convert('RGB')
+
     (d / 'fish/z_same.png').write_bytes((d / 'fish/fish_1.png').read_bytes())
     photo('fish/fish_2.png').resize((80, 60)).save(d / 'fish/z_small.jpg', quality=50)
     (d / 'mug/z_other.png').write_bytes((d / 'fish/fish_3.png').read_bytes())

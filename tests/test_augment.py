@@ -35,7 +35,10 @@ RANDOM = [
     Hue(),
     RandomErasing(),
 ]
-rng = lambda i=0: batch_rng(0, 0, i)
+
+
+def rng(i=0):
+    return batch_rng(0, 0, i)
 
 
 @pytest.fixture(scope='module')
@@ -125,7 +128,10 @@ def test_one_channel(t, xb):
 @pytest.mark.parametrize('cls', [Flip, Dihedral, Rotate, Zoom, Warp, Brightness, Contrast, Saturation, Hue])
 def test_probability_and_batch(cls, xb):
     x = xb[:1].repeat(300, 1, 1, 1)[..., ::4, ::4].contiguous()
-    same = lambda t: ((t(x, rng(4)) - to_float(x)).abs().amax((1, 2, 3)) < 1e-5).float().mean()
+
+    def same(t):
+        return ((t(x, rng(4)) - to_float(x)).abs().amax((1, 2, 3)) < 1e-5).float().mean()
+
     assert same(cls(p=0)) == 1
     p = 0.25 if cls is Warp else 0.5  # two tilts, each by itself
     assert abs(same(cls(p=0.5)) - p - (0.5 / 8 if cls is Dihedral else 0)) < 0.1
@@ -135,11 +141,14 @@ def test_probability_and_batch(cls, xb):
 
 def test_distributions():
     n, hw = 4000, (10, 10)
-    near = lambda v, lo, hi: (
-        lo <= v.min() < lo + 0.05 * (hi - lo)
-        and hi >= v.max() > hi - 0.05 * (hi - lo)
-        and abs(v.mean() - (lo + hi) / 2) < 0.02 * (hi - lo)
-    )
+
+    def near(v, lo, hi):
+        return (
+            lo <= v.min() < lo + 0.05 * (hi - lo)
+            and hi >= v.max() > hi - 0.05 * (hi - lo)
+            and abs(v.mean() - (lo + hi) / 2) < 0.02 * (hi - lo)
+        )
+
     r = Rotate(10, p=1).mats(n, hw, rng())
     assert near(torch.atan2(r[:, 0, 1], r[:, 0, 0]) * 180 / math.pi, -10, 10)
     assert near(1 / Zoom(1, 1.1, p=1).mats(n, hw, rng())[:, 0, 0], 1, 1.1)
@@ -164,7 +173,9 @@ def test_distributions():
 
 
 def test_aug_transforms_follow_their_arguments(xb):
-    names = lambda **kw: [type(t).__name__ for t in aug_transforms(**kw)]
+    def names(**kw):
+        return [type(t).__name__ for t in aug_transforms(**kw)]
+
     off = dict(do_flip=False, max_rotate=0, max_zoom=1, max_warp=0, max_lighting=0)
     assert (
         names(**off) == []

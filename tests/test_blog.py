@@ -1,4 +1,4 @@
-"The blog post's code (nbs/30_blog.ipynb) on real photographs: ants and bees, at tiny settings."
+"The blog post's code (nbs/lessons/30_blog.ipynb) on real photographs: ants and bees, at tiny settings."
 
 import os
 import shutil
@@ -13,7 +13,7 @@ def blog_code() -> str:
     "The notebook's cells as one program, small and for one epoch."
     cells = [
         c
-        for c in read_nb(ROOT / 'nbs/30_blog.ipynb')['cells']
+        for c in read_nb(ROOT / 'nbs/lessons/30_blog.ipynb')['cells']
         if c['cell_type'] == 'code' and 'hide' not in directives(c)
     ]
     code = '\n'.join(map(source, cells))

@@ -106,7 +106,10 @@ class Person:
 
     def __init__(self, browser, lab, cells, height=1500, name='x.ipynb'):
         (address, work), self.work, self.clicks, self.trouble = lab, lab[1], 0, []
-        cell = lambda i, s: dict(cell_type='code', id=f'c{i}', source=s, metadata={}, outputs=[], execution_count=None)
+
+        def cell(i, s):
+            return dict(cell_type='code', id=f'c{i}', source=s, metadata={}, outputs=[], execution_count=None)
+
         (work / name).write_text(
             json.dumps(
                 dict(
@@ -415,7 +418,10 @@ def test_several_labels(lab, browser, data):
     p.wait_cards()
     p.top(0, 'wild')
     p.top(2, 'name')
-    tags = lambda i: [t.strip() for t in p.cards().nth(i).locator('.jupyter-widget-tag:not(input)').all_inner_texts()]
+
+    def tags(i):
+        return [t.strip() for t in p.cards().nth(i).locator('.jupyter-widget-tag:not(input)').all_inner_texts()]
+
     names = p.names()
     own = tags(0)
     assert 'wild' in own and len(own) == 2

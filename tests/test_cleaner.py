@@ -509,8 +509,6 @@ def degrade(setattr, links=True, same_disk=True):
     def no_links(*a, **k):
         raise OSError(errno.EPERM, 'Operation not permitted')
 
-    rename = os.rename
-
     def other_disk(a, b):
         raise OSError(errno.EXDEV, 'Invalid cross-device link')
 

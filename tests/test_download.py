@@ -414,7 +414,6 @@ def test_private_addresses(web):
 
 
 def test_a_name_that_stands_for_two_addresses_is_refused_if_one_is_private(web, monkeypatch):
-    real = socket.getaddrinfo
     monkeypatch.setattr(
         socket,
         'getaddrinfo',
@@ -695,7 +694,7 @@ def test_a_thousand_urls_with_thirty_percent_faults(web, tmp_path, recwarn):
 def test_killed_and_started_again_gives_the_same_files(web, tmp_path):
     "kill -9 at many moments; the last run finds what is there and gets the rest."
     urls = mixed_urls(web, 60, seed='kill')
-    whole = download_images(tmp_path / 'whole', urls=urls, per_host=8)
+    download_images(tmp_path / 'whole', urls=urls, per_host=8)
     code = "import sys,json; from vislearn.collect.images import download_images; print('go', flush=True); download_images(sys.argv[1], urls=json.loads(sys.argv[2]), per_host=8)"
     for k in range(20 if FULL else 2):
         p = subprocess.Popen(
@@ -709,7 +708,10 @@ def test_killed_and_started_again_gives_the_same_files(web, tmp_path):
         p.stdout.close()
     (tmp_path / 'cut' / '.00000000-999999999-00000000.part').write_bytes(b'half')  # as if one had been caught writing
     download_images(tmp_path / 'cut', urls=urls, per_host=8)
-    files = lambda d: {f.name: f.read_bytes() for f in d.iterdir() if f.name != 'downloads.csv'}
+
+    def files(d):
+        return {f.name: f.read_bytes() for f in d.iterdir() if f.name != 'downloads.csv'}
+
     assert files(tmp_path / 'cut') == files(tmp_path / 'whole') and not leftovers(tmp_path)
 
 
@@ -1037,7 +1039,10 @@ def test_unknown_set_and_home(tmp_path, monkeypatch):
 
 def test_two_processes_and_a_killed_one_make_one_set(tmp_path):
     code = f"from vislearn.collect.samples import sample_data; print('go', flush=True); sample_data(n_per_class=%d, size=64, home={str(tmp_path)!r})"
-    start = lambda n: subprocess.Popen([sys.executable, '-c', code % n], stdout=subprocess.PIPE)
+
+    def start(n):
+        return subprocess.Popen([sys.executable, '-c', code % n], stdout=subprocess.PIPE)
+
     p = start(200)
     p.stdout.readline()
     while not [*tmp_path.glob('.drawing-*/*')]:

@@ -1,4 +1,4 @@
-"Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/15_learner)."
+"Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/10_learner)."
 
 import inspect
 import json
@@ -95,7 +95,7 @@ ENTRIES = [(n, a.split()) for n, a in re.findall(r'([\w.]+):((?:\s+\w+(?![\w.]*:
 
 def differences() -> str:
     "What fastai has, as the first column of the table names it."
-    cells = json.loads((ROOT / 'nbs/15_learner.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs/10_learner.ipynb').read_text(encoding='utf-8'))['cells']
     text = next(s for c in cells if '## What fastai has that is different here' in (s := ''.join(c['source'])))
     return '\n'.join(re.split(r'(?<!\\)\|', row)[1] for row in text.splitlines() if row.startswith('|'))
 

@@ -42,7 +42,10 @@ def pictures(n, seed=0):
 
 def make(target, y, n_train=12, **kw):
     xs = pictures(len(y))
-    ds = lambda a, b, name: Dataset(xs[a:b], y[a:b], target, ItemPipeline([]), name=name, **kw)
+
+    def ds(a, b, name):
+        return Dataset(xs[a:b], y[a:b], target, ItemPipeline([]), name=name, **kw)
+
     dls = DataLoaders(
         Loader(ds(0, n_train, 'training'), 4, True, True, num_workers=0, device='cpu', seed=0),
         Loader(ds(n_train, len(y), 'validation'), 8, num_workers=0, device='cpu', seed=0),
@@ -111,7 +114,10 @@ def test_numbers_agree_with_each_other(single):
     assert i.most_confused(min_val=10**6) == []
     table = i.class_table()
     assert table.column('support') == cm.sum(1).tolist() and len(table.frame()) == 3
-    close = lambda a, b: math.isclose(float(a), float(b), abs_tol=1e-5)
+
+    def close(a, b):
+        return math.isclose(float(a), float(b), abs_tol=1e-5)
+
     assert close(np.mean(table.column('f1')), f1_score(i.preds, t, average='macro'))
 
 

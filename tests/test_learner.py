@@ -618,15 +618,22 @@ def test_several_labels(pictures, tmp_path):
 
 def test_metrics_that_nobody_chose(pictures, tmp_path):
     "A learner shows what its task is judged by; with several labels it decides by the target's thresholds, also when these change."
-    labels = lambda o: [parent_label(o), 'square'] if o.stat().st_size % 2 else [parent_label(o)]
-    dls = lambda block, get_y: DataBlock(
-        blocks=(ImageBlock, block),
-        get_items=get_image_files,
-        splitter=RandomSplitter(seed=0),
-        get_y=get_y,
-        item_tfms=Resize(32),
-    ).dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0)
-    names = lambda learn: [m.__name__ for m in learn.metrics]
+
+    def labels(o):
+        return [parent_label(o), 'square'] if o.stat().st_size % 2 else [parent_label(o)]
+
+    def dls(block, get_y):
+        return DataBlock(
+            blocks=(ImageBlock, block),
+            get_items=get_image_files,
+            splitter=RandomSplitter(seed=0),
+            get_y=get_y,
+            item_tfms=Resize(32),
+        ).dataloaders(pictures, path=tmp_path, bs=8, device='cpu', num_workers=0)
+
+    def names(learn):
+        return [m.__name__ for m in learn.metrics]
+
     one = dls(CategoryBlock, parent_label)
     assert names(Learner(one, tiny_net_for(3))) == ['accuracy'] and names(
         vision_learner(one, tiny_net_for(3), pretrained=False, metrics='error_rate')

@@ -238,7 +238,10 @@ def test_nothing_grows():  # tensors alive after 20 more epochs
     learn = loop()
     learn.fit(2)
     gc.collect()
-    count = lambda: sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+
+    def count():
+        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+
     n = count()
     learn.fit(20)
     gc.collect()
@@ -257,11 +260,12 @@ def test_no_batch_waits_for_the_gpu(precision):
     dls = [[tuple(o.cuda() for o in b) for b in part] for part in (batches[:4], batches[4:])]
     learn = TrainLoop(dls, net().cuda(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1, precision=precision)
     learn.fit(1)
-    mode = lambda on: (
-        lambda learn: torch.cuda.set_sync_debug_mode(
+
+    def mode(on):
+        return lambda learn: torch.cuda.set_sync_debug_mode(
             'error' if on and learn.training and precision != 'fp16' else 'default'
         )
-    )
+
     learn.fit(2, cbs=[on('before_train', mode(True)), on('after_train', mode(False))])
     assert len(learn.history) == 3 and learn.get_preds()[0].dtype == torch.float32
 

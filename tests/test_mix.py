@@ -35,7 +35,10 @@ class Keep(Callback):
 
 def batches(multi=False, n=3, bs=6):
     g = torch.Generator().manual_seed(0)
-    y = lambda: (torch.rand(bs, 3, generator=g) > 0.5).float() if multi else torch.randint(3, (bs,), generator=g)
+
+    def y():
+        return (torch.rand(bs, 3, generator=g) > 0.5).float() if multi else torch.randint(3, (bs,), generator=g)
+
     return Batches((torch.rand(bs, 3, 8, 10, generator=g), y()) for _ in range(n))
 
 
@@ -80,7 +83,9 @@ def test_the_same_seed_epoch_and_batch_mix_the_same(cls):
 
 
 def test_without_a_seed_the_global_generator_decides():
-    plain = lambda: [list(batches())]
+    def plain():
+        return [list(batches())]
+
     a, b = (run(MixUp(), plain())[1][0][1] for _ in range(2))
     assert torch.equal(a, b)  # `run` seeds it
 
@@ -139,9 +144,11 @@ def test_probability_and_weights():
 
 
 def test_alpha_shapes_the_shares():
-    own = lambda a: torch.cat(
-        [MixUp(a).mix(torch.rand(50, 1, 1, 1), torch.eye(50), random.Random(i))[1].amax(1) for i in range(20)]
-    )
+    def own(a):
+        return torch.cat(
+            [MixUp(a).mix(torch.rand(50, 1, 1, 1), torch.eye(50), random.Random(i))[1].amax(1) for i in range(20)]
+        )
+
     assert own(0.1).mean() > own(0.4).mean() > own(8.0).mean() and own(8.0).mean() < 0.65
 
 

@@ -1,4 +1,4 @@
-"Networks, their weights and their groups, beyond what nbs/09_models.ipynb shows."
+"Networks, their weights and their groups, beyond what nbs/models shows."
 
 from pathlib import Path
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nbtools import NOTEBOOKS, ROOT, copy_tree, nbdev, read_nb, source
+from nbtools import NOTEBOOKS, ROOT, copy_tree, name_of, nbdev, read_nb, source
 from PIL import Image
 
 MADE_ON = ROOT / 'tests/outputs_made_on.json'
@@ -35,10 +35,11 @@ def machine() -> dict[str, str]:
     }
 
 
-def run(nb: Path) -> list[dict]:
-    "Execute a notebook in place, clean it, and return its code cells."
-    nbdev('nbdev-test', f'nbs/{nb.name}', '--save', cwd=nb.parent.parent)
-    nbdev('nbdev-clean', '--fname', f'nbs/{nb.name}', cwd=nb.parent.parent)
+def run(nb: Path, root: Path) -> list[dict]:
+    "Execute a notebook of the copy in `root` in place, clean it, and return its code cells."
+    name = str(nb.relative_to(root))
+    nbdev('nbdev-test', name, '--save', cwd=root)
+    nbdev('nbdev-clean', '--fname', name, cwd=root)
     return [c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code']
 
 
@@ -84,21 +85,21 @@ def differences(then: list[dict], now: list[dict]) -> str:
     return '\n'.join(res)
 
 
-@pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda o: o.stem)
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
 def test_notebook(nb, tmp_path):
-    copy = copy_tree(tmp_path) / 'nbs' / nb.name
+    copy = copy_tree(tmp_path) / nb.relative_to(ROOT)
     committed = [c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code']
     before = {o.name for o in copy.parent.iterdir()}
-    first = run(copy)
+    first = run(copy, tmp_path)
     left = {o.name for o in copy.parent.iterdir()} - before - {'.last_checked', '__pycache__'}
     assert not left, f'{nb.name} leaves {left} behind: work in a temporary folder'
     if not (diff := differences(committed, first)):
         return
     same_machine = machine() == json.loads(MADE_ON.read_text(encoding='utf-8'))
     assert not same_machine, (
-        f'{nb.name} shows other outputs than it was committed with: run nbdev-test nbs/{nb.name} --save, then nbdev-clean\n{diff}'
+        f'{nb.name} shows other outputs than it was committed with: run nbdev-test {nb.relative_to(ROOT)} --save, then nbdev-clean\n{diff}'
     )
-    again = differences(first, run(copy))
+    again = differences(first, run(copy, tmp_path))
     assert not again, f'{nb.name} shows something else on each run:\n{again}'
     warnings.warn(
         f'{nb.name}: outputs differ from those committed, as they may on another machine ({machine()}):\n{diff[:2000]}'

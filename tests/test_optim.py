@@ -1,4 +1,4 @@
-"Optimizers, groups and schedules, beyond what nbs/10_optim.ipynb shows."
+"Optimizers, groups and schedules, beyond what nbs/train/04_optim.ipynb shows."
 
 import math
 import subprocess
@@ -250,14 +250,20 @@ def test_schedules_against_formulae():
             and close(poly(0.9)(x), (1 - x) ** 0.9)
         )
         w = 0.2
-        warm = lambda fall: x / w if x < w else fall((x - w) / (1 - w))
+
+        def warm(fall):
+            return x / w if x < w else fall((x - w) / (1 - w))
+
         assert (
             close(cosine(w)(x), warm(lambda q: (1 + math.cos(math.pi * q)) / 2))
             and close(linear(w, end=0.1)(x), warm(lambda q: 1 - 0.9 * q))
             and close(poly(3, w)(x), warm(lambda q: (1 - q) ** 3))
         )
         up, down = (x / 0.25, (x - 0.25) / 0.75)
-        cos = lambda a, b, q: a + (1 - math.cos(math.pi * q)) / 2 * (b - a)
+
+        def cos(a, b, q):
+            return a + (1 - math.cos(math.pi * q)) / 2 * (b - a)
+
         assert close(one_cycle()(x), cos(1 / 25, 1, up) if x < 0.25 else cos(1, 1e-5, down))
         assert close(flat_cos()(x), 1 if x < 0.75 else cos(1, 1e-5, (x - 0.75) / 0.25))
         assert piecewise()(x) == (1 if x < 1 / 3 else 0.1 if x < 2 / 3 else 0.01)

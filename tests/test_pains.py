@@ -151,7 +151,9 @@ def test_19_errors_name_item_stage_and_step(folder):
     def fails(x):
         raise RuntimeError('out of paint')
 
-    dls = lambda **kw: block(**kw).dataloaders(folder, num_workers=0, bs=4)
+    def dls(**kw):
+        return block(**kw).dataloaders(folder, num_workers=0, bs=4)
+
     says = complaint(lambda: dls(get_y=lambda f: 1 / 0))
     assert 'get_y' in says and '.jpg' in says
     says = complaint(lambda: block(get_items=lambda p: p.nope).dataloaders(folder))
@@ -243,7 +245,10 @@ def test_20_a_label_that_is_only_in_validation(folder):
             splitter=RandomSplitter(0),
         ).dataloaders(folder, bs=4)  # some of the classes
     assert len(ab.train_ds) == 40 and ab.loss_func.weight.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10)])
-    both_labels = lambda f: ['a', f.parent.name]
+
+    def both_labels(f):
+        return ['a', f.parent.name]
+
     with pytest.warns(UserWarning, match='leaving out 1 of 2'):
         several = block(
             **{**sided, 'blocks': (ImageBlock, MultiCategoryBlock(unknown='drop')), 'get_y': both_labels}
@@ -327,7 +332,9 @@ def test_25_labels_and_their_function_stay_at_home(folder):
     "A user's get_y is not in what is sent to workers, nor in an export."
     import pickle
 
-    marker = lambda f: f.parent.name
+    def marker(f):
+        return f.parent.name
+
     ds = block(get_y=marker).datasets(folder).train
     assert b'<lambda>' not in pickle.dumps(ds)
 

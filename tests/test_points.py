@@ -63,7 +63,10 @@ def block(at, **kw) -> DataBlock:
 def yellow(xb: torch.Tensor) -> torch.Tensor:  # (n,2), -1..1
     m = (xb[:, 0] - xb[:, 2] - 0.3).clamp(min=0)
     h, w = m.shape[1:]
-    place = lambda n: (torch.arange(n) + 0.5) * 2 / n - 1
+
+    def place(n):
+        return (torch.arange(n) + 0.5) * 2 / n - 1
+
     return torch.stack([(m.sum(1) * place(w)).sum(1), (m.sum(2) * place(h)).sum(1)], 1) / m.sum((1, 2))[:, None]
 
 
@@ -98,9 +101,10 @@ def test_labels_are_where_the_pixels_are(spots, item, batch):
 
 def test_workers_and_seeds_give_the_same(spots):
     path, at = spots
-    make = lambda n, kind: block(at, batch_tfms=aug_transforms()).dataloaders(
-        path, bs=19, num_workers=n, workers=kind, seed=3
-    )
+
+    def make(n, kind):
+        return block(at, batch_tfms=aug_transforms()).dataloaders(path, bs=19, num_workers=n, workers=kind, seed=3)
+
     a, *others = ([y for _, y in make(n, kind).train] for n, kind in ((0, 'thread'), (2, 'thread'), (2, 'process')))
     for b in others:
         assert all(map(torch.equal, a, b))
@@ -109,7 +113,10 @@ def test_workers_and_seeds_give_the_same(spots):
 class Net(nn.Module):
     def __init__(self, c=2):
         super().__init__()
-        conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
+
+        def conv(i, o):
+            return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
+
         self.m = nn.Sequential(conv(3, 16), conv(16, 32), conv(32, 32), nn.Flatten(), nn.Linear(32 * 64, c))
 
     def forward(self, x):
@@ -195,7 +202,9 @@ def test_what_can_not_be_followed_is_refused(trained, spots):
 def test_pictures_of_places(trained):
     import matplotlib.pyplot as plt
 
-    dots = lambda axs: [len(ax.collections) for ax in axs]
+    def dots(axs):
+        return [len(ax.collections) for ax in axs]
+
     assert (
         dots(trained.dls.show_batch(max_n=4))
         == dots(trained.dls.show_batch(max_n=4, unique=True))

@@ -8,18 +8,34 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbtools import NOTEBOOKS, ROOT, copy_tree, directives, imported, is_run, modules, nbdev, read_nb, shows, source
+from nbtools import (
+    NOTEBOOKS,
+    ROOT,
+    copy_tree,
+    directives,
+    height,
+    imported,
+    is_run,
+    modules,
+    name_of,
+    nbdev,
+    read_nb,
+    shows,
+    source,
+)
 
-LIBRARY = sorted((ROOT / 'vislearn').glob('*.py'))
+LIBRARY = sorted((ROOT / 'vislearn').rglob('*.py'))
 MAX_KB = 400
 
 
-def ids(paths: list[Path]) -> list[str]:
-    return [o.stem for o in paths]
+def texts(folder: Path, suffix: str) -> dict[str, str]:
+    "The text of every file below `folder` with this suffix, by its place there."
+    return {o.relative_to(folder).as_posix(): o.read_text(encoding='utf-8') for o in folder.rglob(f'*{suffix}')}
 
 
-def texts(folder: Path, pattern: str) -> dict[str, str]:
-    return {o.name: o.read_text(encoding='utf-8') for o in folder.glob(pattern)}
+def module_of(path: Path) -> str:
+    "vislearn/data/image.py -> 'data.image'"
+    return '.'.join(path.relative_to(ROOT / 'vislearn').with_suffix('').parts)
 
 
 def tracked() -> list[Path]:
@@ -37,11 +53,11 @@ def tracked() -> list[Path]:
 
 def test_library_is_its_notebooks(tmp_path):
     copy = copy_tree(tmp_path)
-    for o in (copy / 'vislearn').glob('*.py'):
+    for o in (copy / 'vislearn').rglob('*.py'):
         if o.name != '__init__.py':
             o.unlink()  # so that a module whose notebook is gone is noticed
     nbdev('nbdev-export', cwd=copy)
-    ours, made = texts(ROOT / 'vislearn', '*.py'), texts(copy / 'vislearn', '*.py')
+    ours, made = texts(ROOT / 'vislearn', '.py'), texts(copy / 'vislearn', '.py')
     ours.pop('_modidx.py', None), made.pop('_modidx.py', None)
     assert sorted(ours) == sorted(made), 'vislearn/ holds other modules than the notebooks make: run nbdev-export'
     stale = [o for o in ours if ours[o] != made[o]]
@@ -50,24 +66,42 @@ def test_library_is_its_notebooks(tmp_path):
     )
 
 
+def test_packages_are_empty():
+    "Importing a module of a package imports nothing else of it."
+    full = [str(o) for o in (ROOT / 'vislearn').glob('*/__init__.py') if o.read_text(encoding='utf-8').strip()]
+    assert not full
+
+
 def test_notebooks_are_clean(tmp_path):
     copy = copy_tree(tmp_path)
-    before = texts(copy / 'nbs', '*.ipynb')
+    before = texts(copy / 'nbs', '.ipynb')
     nbdev('nbdev-clean', cwd=copy)
-    after = texts(copy / 'nbs', '*.ipynb')
+    after = texts(copy / 'nbs', '.ipynb')
     dirty = [o for o in before if before[o] != after[o]]
     assert not dirty, f'{dirty} hold execution counts or metadata: run nbdev-clean'
 
 
-@pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids(NOTEBOOKS))
+@pytest.mark.parametrize('command', ['format --check', 'check'])
+def test_code_is_formatted_and_free_of_lint(command):
+    r = subprocess.run(
+        [sys.executable, '-m', 'ruff', *command.split(), 'nbs', 'tests', 'setup.py'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert r.returncode == 0, f'run ruff {command.split()[0]} nbs tests setup.py\n{r.stdout[-3000:]}{r.stderr}'
+
+
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
 def test_notebook_form(nb):
     cells = read_nb(nb)['cells']
     assert re.match(r'# \S.*\n\n> \S', source(cells[0])) and cells[0]['cell_type'] == 'markdown', (
         "the first cell must be '# name', an empty line, '> one sentence'"
     )
-    if nb.stem[0].isdigit() and nb.stem.partition('_')[2] in modules():
-        assert directives(cells[1]) == [f'default_exp {nb.stem.partition("_")[2]}'], (
-            "the second cell must be '#| default_exp name'"
+    module = '.'.join([*Path(name_of(nb)).parent.parts, nb.stem.partition('_')[2]])
+    if module in modules():
+        assert directives(cells[1]) == [f'default_exp {module}'], (
+            "the second cell must be '#| default_exp package.name'"
         )
     size = nb.stat().st_size / 1024
     assert size < MAX_KB, f'{nb.name} is {size:.0f} KB, more than {MAX_KB}: smaller or fewer pictures, saved as JPEG'
@@ -82,7 +116,7 @@ def test_notebook_form(nb):
     assert not odd, f'unknown directives {odd}'
 
 
-@pytest.mark.parametrize('nb', NOTEBOOKS, ids=ids(NOTEBOOKS))
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
 def test_notebook_is_executed(nb):
     "What the outputs are is checked by running the notebook (test_notebooks.py); here: that there are any, and no errors among them."
     cells = [
@@ -97,24 +131,27 @@ def test_notebook_is_executed(nb):
     assert any(c['outputs'] for c in cells) or not any(is_run(c) for c in cells), f'{nb.name} shows nothing at all'
 
 
-@pytest.mark.parametrize('path', LIBRARY, ids=ids(LIBRARY))
+@pytest.mark.parametrize('path', LIBRARY, ids=module_of)
 def test_imports_point_down(path):
-    "A module imports only from rooms with a lower number, by name."
-    room = modules()
-    for name, star in imported(path.read_text(encoding='utf-8')):
-        assert not star, f'wildcard import of {name!r} in {path.name}'
-        assert name in room, f'{path.name} imports {name!r}, which no notebook makes'
-        assert room[name] < room[path.stem], (
-            f'{path.name} ({room[path.stem]}) imports {name!r} from a later notebook ({room[name]})'
+    "A module imports, by name, from packages below its own and from earlier notebooks of its package."
+    name = module_of(path)
+    for other, star in imported(path.read_text(encoding='utf-8'), module=name):
+        assert not star, f'wildcard import of {other!r} in {name}'
+        assert other in modules(), f'{name} imports {other!r}, which no notebook makes'
+        assert height(other) < height(name), (
+            f'{name} imports {other!r}, which stands above it (see ORDER in nbtools.py)'
         )
 
 
-@pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if o.stem in modules().values()], ids=lambda o: o.stem)
-def test_lessons_use_earlier_rooms(nb):
-    "A reader who starts at 00 never meets a room that is still to come."
+@pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if name_of(o) in modules().values()], ids=name_of)
+def test_lessons_use_what_stands_below(nb):
+    "A lesson needs only what its readers have met; the built-in pictures are everyone's."
+    module = next(k for k, v in modules().items() if v == name_of(nb))
     code = [source(c) for c in read_nb(nb)['cells'] if is_run(c)]
-    for name, _ in (o for c in code for o in imported(c)):
-        assert modules().get(name, 'none of them') <= nb.stem, f'{nb.name} imports {name!r} from {modules().get(name)}'
+    above = {
+        other for c in code for other, _ in imported(c) if other != 'collect.samples' and height(other) > height(module)
+    }
+    assert not above, f'{module} shows its work with {sorted(above)}, which stand above it'
 
 
 HEAVY = {
@@ -133,10 +170,10 @@ HEAVY = {
     'onnxruntime',
     'fastapi',
 }
-ABOUT = {'widgets': {'ipywidgets'}}  # who imports this room wants just that
+ABOUT = {'widgets': {'ipywidgets'}, 'clean.widgets': {'ipywidgets'}}  # who imports these wants just that
 
 
-@pytest.mark.parametrize('path', LIBRARY, ids=ids(LIBRARY))
+@pytest.mark.parametrize('path', LIBRARY, ids=module_of)
 def test_heavy_packages_are_imported_where_used(path):
     top = [
         a.name if isinstance(o, ast.Import) else o.module or ''
@@ -144,7 +181,7 @@ def test_heavy_packages_are_imported_where_used(path):
         if isinstance(o, (ast.Import, ast.ImportFrom))
         for a in o.names
     ]
-    assert not (bad := {o.split('.')[0] for o in top} & HEAVY - ABOUT.get(path.stem, set())), (
+    assert not (bad := {o.split('.')[0] for o in top} & HEAVY - ABOUT.get(module_of(path), set())), (
         f'{path.name} imports {bad} at its top: import it in the function that needs it'
     )
 

@@ -126,7 +126,9 @@ def test_label_columns(posters):
 
 
 def test_other_columns(posters):
-    go = lambda **kw: ImageDataLoaders.from_csv(posters, 'train/metadata.csv', **{'suff': '.png', **SMALL, **kw})
+    def go(**kw):
+        return ImageDataLoaders.from_csv(posters, 'train/metadata.csv', **{'suff': '.png', **SMALL, **kw})
+
     some = go(label_col='genres', label_delim='|', valid_pct=0)
     assert (
         some.vocab == ['Comedy', 'New York']
@@ -240,9 +242,9 @@ def test_names_that_are_not_text_survive_a_table(tmp_path):
 
 
 def test_list_files(files):
-    lines = lambda part: '\n'.join(
-        f'{part}/{"ab"[k]}/{v // 10}.png {k}' for v, l in TRUTH[part].items() for k in ['ab'.index(l)]
-    )
+    def lines(part):
+        return '\n'.join(f'{part}/{"ab"[k]}/{v // 10}.png {k}' for v, l in TRUTH[part].items() for k in ['ab'.index(l)])
+
     for part in TRUTH:
         (files / f'{part}.txt').write_text(lines(part) + '\n\n')
     (files / 'names.txt').write_text('0 first one\n1 second one\n')
@@ -388,7 +390,10 @@ def test_data_sets_are_not_decoded_for_their_labels(make, kw, peeks):
 
 def test_torchs_subset_and_three_sets():
     base = Torchvisionlike(targets=ys, classes=['a', 'b'])
-    part = lambda r: torch.utils.data.Subset(base, list(r))
+
+    def part(r):
+        return torch.utils.data.Subset(base, list(r))
+
     dls = ImageDataLoaders.from_dataset(part(range(12)), part(range(12, 16)), part(range(16, 20)), **SMALL)
     assert len(base.opened) <= 3 and [labels_by_level(dl) for dl in dls] == [
         {k: v for k, v in WANT.items() if a * 10 <= k < b * 10} for a, b in ((0, 12), (12, 16), (16, 20))
@@ -447,7 +452,7 @@ def test_pictures_that_cannot_be_opened_are_left_out_of_any_source(tmp_path):
 
 def test_worker_processes_read_any_source():
     d = Torchvisionlike(targets=ys, classes=['a', 'b'])
-    db = DataBlock((ImageBlock, CategoryBlock), get_x=None, get_y=parent_label)
+    DataBlock((ImageBlock, CategoryBlock), get_x=None, get_y=parent_label)
     dls = ImageDataLoaders.from_dataset(d, valid_pct=0, **SMALL)
     dls.train.workers, dls.train.num_workers = 'process', 2
     dl = dls.train

@@ -635,7 +635,10 @@ class Learner(TrainLoop):
         )
         if self._predictor_of[0] != key:
             dl = self.dls.valid
-            source = lambda item: dl.dataset.new([item]).source(0)
+
+            def source(item):
+                return dl.dataset.new([item]).source(0)
+
             self._predictor_of = (
                 key,
                 Predictor(

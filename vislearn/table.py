@@ -71,7 +71,10 @@ class Table(list):
 
     def _cells(self, n: int) -> tuple[list[list[str]], int]:
         "The first `n` rows as text, and how many are left out."
-        text = lambda v: f'{v:.3f}' if isinstance(v, float) else '' if v is None else shorten(v, 60)
+
+        def text(v):
+            return f'{v:.3f}' if isinstance(v, float) else '' if v is None else shorten(v, 60)
+
         return [[text(row[k]) for k in self.columns] for row in list(self)[:n]], max(0, len(self) - n)
 
     def __repr__(self):
@@ -80,11 +83,17 @@ class Table(list):
             return 'Table(no rows)'
         is_num = [isinstance(self[0][k], (int, float)) for k in self.columns]
         width = [max(map(len, col)) for col in zip(self.columns, *rows)]
-        line = lambda row: '  '.join(f'{v:>{w}}' if r else f'{v:<{w}}' for v, w, r in zip(row, width, is_num)).rstrip()
+
+        def line(row):
+            return '  '.join(f'{v:>{w}}' if r else f'{v:<{w}}' for v, w, r in zip(row, width, is_num)).rstrip()
+
         return '\n'.join([line(self.columns), *map(line, rows)] + ([f'... and {left} more rows'] if left else []))
 
     def _repr_html_(self):
         rows, left = self._cells(40)
-        html = lambda tag, vals: '<tr>' + ''.join(f'<{tag}>{escape(v)}</{tag}>' for v in vals) + '</tr>'
+
+        def html(tag, vals):
+            return '<tr>' + ''.join(f'<{tag}>{escape(v)}</{tag}>' for v in vals) + '</tr>'
+
         more = f'<caption>and {left} more rows</caption>' if left else ''
         return f'<table>{more}<thead>{html("th", self.columns)}</thead><tbody>{"".join(html("td", r) for r in rows)}</tbody></table>'

@@ -53,7 +53,7 @@ def single(way: str, args) -> None:
 
     def merged():
         for x in xs:
-            (l, t, w, h), (H, W) = crop.cut(*x.shape[-2:], rng).box, x.shape[-2:]
+            (l, t, w, h), (_H, _W) = crop.cut(*x.shape[-2:], rng).box, x.shape[-2:]
             t, l = max(0, t - h // 8), max(0, l - w // 8)  # what the warp may show beyond the crop
             part = x[None, :, t : t + h + h // 4, l : l + w + w // 4]
             (ph, pw), m = part.shape[-2:], torch.eye(3, dtype=torch.float64)[None]

@@ -88,7 +88,10 @@ def machine(packages: tuple[str, ...] = ('torch', 'torchvision', 'timm', 'pillow
 
 def markdown(rows: list[dict]) -> str:
     "Rows with the same keys as a Markdown table."
-    show = lambda o: f'{o:.3g}' if isinstance(o, float) else str(o)
+
+    def show(o):
+        return f'{o:.3g}' if isinstance(o, float) else str(o)
+
     head = list(rows[0])
     return '\n'.join(
         f'| {" | ".join(o)} |' for o in [head, ['---'] * len(head), *([show(r[k]) for k in head] for r in rows)]

@@ -31,9 +31,12 @@ def main() -> None:
         columns, args.rounds
     )  # the first round fills the disk cache
     secs = {k: mid(v, 's') for k, v in raw.items()}
-    base = lambda k: (
-        secs.get("import torch (fastai's Python)", secs['import torch']) if 'fastai' in k else secs['import torch']
-    )
+
+    def base(k):
+        return (
+            secs.get("import torch (fastai's Python)", secs['import torch']) if 'fastai' in k else secs['import torch']
+        )
+
     rows = [
         {'statement': f'`{k}`' if "'" not in k else k, 'seconds': v, 'of import torch': v / base(k)}
         for k, v in secs.items()

@@ -40,7 +40,10 @@ def bare(side, case: str):
     def all_of_them():
         with ThreadPoolExecutor(2) as pool:
             jobs, todo = iter(side.fns[i : i + side.bs] for i in range(0, len(side.fns), side.bs)), deque()
-            read = lambda fns: [open_item(f) for f in fns]
+
+            def read(fns):
+                return [open_item(f) for f in fns]
+
             for j in jobs:
                 todo.append(pool.submit(read, j))
                 if len(todo) > 2:
@@ -59,11 +62,18 @@ def work(name: str, case: str, args) -> None:
     else:
         learn = side.learner('efficientnet_lite0', **({'precision': case.split(', ')[1]} if name == 'vislearn' else {}))
         if case.startswith('predict,'):
-            f = lambda: learn.predict(fns[0])
+
+            def f():
+                return learn.predict(fns[0])
         elif case.startswith('predict_batch') and name == 'vislearn':
-            f = lambda: learn.predict_batch(fns, bs=32)
+
+            def f():
+                return learn.predict_batch(fns, bs=32)
         else:
-            f = lambda: learn.get_preds(dl=learn.dls.test_dl(fns))
+
+            def f():
+                return learn.get_preds(dl=learn.dls.test_dl(fns))
+
         if name == 'fastai':
             g = f
 

@@ -113,7 +113,10 @@ def alike_pairs(
     "Pairs of pictures that are copies of each other: scaled, recompressed, brighter, a little cut or turned, or mirrored."
     if len(stats) < 2:
         return []
-    sign = lambda name: torch.stack([getattr(s, name) for s in stats]).float() * 2 - 1  # (n,128)
+
+    def sign(name):
+        return torch.stack([getattr(s, name) for s in stats]).float() * 2 - 1  # (n,128)
+
     bits, mirrored, pairs = sign('bits'), sign('mirrored'), []
     flat = torch.tensor([s.contrast < 4 for s in stats])  # in an even picture the bits are noise
     for start in range(0, len(stats), 2048):
@@ -189,7 +192,10 @@ def _false_share(probs, targs):
 
 def _label_errors_multi(probs, truth):
     "Each label as a question of its own: present, or absent."
-    mean = lambda w: (probs * w).sum(0) / w.sum(0).clamp_min(1)
+
+    def mean(w):
+        return (probs * w).sum(0) / w.sum(0).clamp_min(1)
+
     yes, no = mean(truth.float()), 1 - (mean((~truth).float()))  # (c,) usual confidence where present, where absent
     bad = torch.where(truth, (1 - probs >= no) & (probs < 0.5), (probs >= yes) & (probs > 0.5)) & truth.any(0)
     off = (truth.float() - probs).abs()

@@ -89,7 +89,10 @@ class CsvLabels:
         refused = [(d.path, f'{f.name} has no line for it') for d in decisions if d.path not in have]
         if not rows:
             return [], refused
-        sha = lambda b: None if b is None else hashlib.sha256(b).hexdigest()
+
+        def sha(b):
+            return None if b is None else hashlib.sha256(b).hexdigest()
+
         op = Rewrite(
             _rel(f, root),
             None if old is None else _rel(trash / f'before_{f.name}', root),

@@ -481,7 +481,10 @@ class ImageClassifierCleaner:
         for dd, name in ((self.dd_cats, 'cat'), (self.dd_ds, 'split'), (self.dd_sort, 'sort')):
             dd.observe(lambda ch, name=name: self.show(**{name: ch['new']}), 'value')
         self.keys.observe(lambda ch: self._type(ch['new']), 'value')
-        row = lambda *ws: HBox(ws, layout=Layout(flex_flow='row wrap', align_items='center')).add_class('vl-row')
+
+        def row(*ws):
+            return HBox(ws, layout=Layout(flex_flow='row wrap', align_items='center')).add_class('vl-row')
+
         self.widget = VBox(
             [
                 row(self.dd_cats, self.dd_ds, self.dd_sort, self.btn_prev, self.where, self.btn_next),

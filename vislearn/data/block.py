@@ -422,9 +422,12 @@ class DataBlock:
         sets = _guarded(report, 'item_tfms', lambda: self._checked_sets(parts, target, report))
         if sets is None:
             return report
-        steps = lambda: _checked_steps(
-            Loader(sets[0], bs, batch_tfms=self.batch_tfms, num_workers=0, device='cpu', seed=0), report
-        )
+
+        def steps():
+            return _checked_steps(
+                Loader(sets[0], bs, batch_tfms=self.batch_tfms, num_workers=0, device='cpu', seed=0), report
+            )
+
         trace = _guarded(report, 'batch_tfms', steps) or [] if len(sets[0]) else []
         size = tuple(trace[-1][1].shape[-2:]) if trace else None
         found = _guarded(

@@ -165,7 +165,10 @@ def label_problems(
     if not counts or counts[0] is None:
         return []
     train, valid = counts[0], counts[1] if len(counts) > 1 and counts[1] is not None and len(parts[1]) else None
-    named = lambda test: [target.vocab[i] for i in range(target.c) if test(i) and target.vocab[i] != '#na#']
+
+    def named(test):
+        return [target.vocab[i] for i in range(target.c) if test(i) and target.vocab[i] != '#na#']
+
     res = _one_sided(
         named(lambda i: not train[i] and not (valid and valid[i])),
         'labels without any picture',
@@ -281,7 +284,10 @@ def copy_problems(
 ) -> list[Problem]:
     "Pictures that are on two sides, under two labels, or merely there twice."
     where = [(p, i) for p in parts for i in range(len(p.sources))]
-    label = lambda p, i: None if p.y is None or target is None else target.show(p.y[i])
+
+    def label(p, i):
+        return None if p.y is None or target is None else target.show(p.y[i])
+
     leaks, torn, twice = [], [], []
     for g in same_bytes([p.sources[i] for p, i in where]):
         them = [where[j] for j in g]
@@ -292,23 +298,28 @@ def copy_problems(
             torn.append([them[0], *odd])
         if not (apart or odd):
             twice.append(them)
-    say = lambda them: ', '.join(
-        f'{plain(p.sources[i], 50)} ({p.name}{"" if label(p, i) is None else ": " + plain(label(p, i), 20)})'
-        for p, i in them[:2]
-    )
-    make = lambda found, what, cure, serious: (
-        [
-            Problem(
-                'files',
-                f'{len(found)} {what}: {say(found[0])}',
-                cure,
-                serious,
-                tuple(p.sources[i] for t in found[:8] for p, i in t),
-            )
-        ]
-        if found
-        else []
-    )
+
+    def say(them):
+        return ', '.join(
+            f'{plain(p.sources[i], 50)} ({p.name}{"" if label(p, i) is None else ": " + plain(label(p, i), 20)})'
+            for p, i in them[:2]
+        )
+
+    def make(found, what, cure, serious):
+        return (
+            [
+                Problem(
+                    'files',
+                    f'{len(found)} {what}: {say(found[0])}',
+                    cure,
+                    serious,
+                    tuple(p.sources[i] for t in found[:8] for p, i in t),
+                )
+            ]
+            if found
+            else []
+        )
+
     return (
         make(
             leaks,

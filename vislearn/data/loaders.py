@@ -134,7 +134,10 @@ class Dataset:
         "What the items are opened from, where that is known without opening them; else an empty list."
         if len(self) == 0:
             return []
-        cheap = lambda o: isinstance(o, (str, os.PathLike, bytes, bytearray, np.ndarray, torch.Tensor))
+
+        def cheap(o):
+            return isinstance(o, (str, os.PathLike, bytes, bytearray, np.ndarray, torch.Tensor))
+
         return [self.source(i) for i in range(len(self))] if cheap(self.source(0)) else []
 
     @property
@@ -557,7 +560,10 @@ class Loader:
         seed: int | None = None,
     ) -> 'Loader':
         "A loader like this one but for what is given; a new data set drops the sampling weights."
-        was = lambda new, old: old if new is None else new
+
+        def was(new, old):
+            return old if new is None else new
+
         return Loader(
             was(dataset, self.dataset),
             was(bs, self.bs),

@@ -587,7 +587,10 @@ class ImageDataLoaders(DataLoaders):
             how['label_delim'],
         )
         rows = [None if t is None else _records(t) for t, _ in tables]
-        read = lambda rs, base: [(_file(r, base, how['fn_col'], how['suff']), get_y(r)) for r in rs]
+
+        def read(rs, base):
+            return [(_file(r, base, how['fn_col'], how['suff']), get_y(r)) for r in rs]
+
         parts = [None if rs is None else read(rs, base) for rs, (_, base) in zip(rows, tables)]
         y_block = how['y_block']
         if y_block is None and (

@@ -495,7 +495,10 @@ class Points(Regression):
 
     def draw(self, ax, hw, targ=None, pred=None):
         size, frame = torch.tensor([hw[1], hw[0]]), ax.axis()
-        at = lambda y: ((y.detach().cpu().float() + 1) * size / 2 - 0.5).T  # the first pixel's centre is drawn at 0
+
+        def at(y):
+            return ((y.detach().cpu().float() + 1) * size / 2 - 0.5).T  # the first pixel's centre is drawn at 0
+
         if targ is not None:
             ax.scatter(*at(targ), s=40, c='lime', edgecolors='black')
         if pred is not None:

@@ -205,7 +205,10 @@ def load_bundle(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'there is no file {path}' + (' (it is a folder)' if path.is_dir() else ''))
-    refuse = lambda why: BundleError(f'{path.name} is not an exported vislearn model but {why}')
+
+    def refuse(why):
+        return BundleError(f'{path.name} is not an exported vislearn model but {why}')
+
     if not _is_plain_zip(path):
         raise refuse(describe_file(path))
     try:

@@ -104,7 +104,10 @@ class Predictor:
         "The answers for many pictures one after another; two batches are in memory at a time."
         items = iter(items)
         with ThreadPoolExecutor(num_workers or default_workers(), initializer=compute_alone) as pool:
-            ahead = lambda: [pool.submit(self.open, o) for o in islice(items, bs)]
+
+            def ahead():
+                return [pool.submit(self.open, o) for o in islice(items, bs)]
+
             now = ahead()
             while now:
                 opened = [o.result() for o in now]

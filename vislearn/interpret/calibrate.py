@@ -37,11 +37,14 @@ def fit_temperature(
     "The temperature with the lowest loss (Guo et al., 2017), by golden-section search between 1/20 and 20."
     multi = targs.ndim == 2
     z = _log_odds(probs) if multi else probs.double().clamp_min(1e-45).log()
-    loss = lambda t: float(
-        F.binary_cross_entropy_with_logits(z / math.exp(t), targs.double())
-        if multi
-        else F.cross_entropy(z / math.exp(t), targs.long())
-    )
+
+    def loss(t):
+        return float(
+            F.binary_cross_entropy_with_logits(z / math.exp(t), targs.double())
+            if multi
+            else F.cross_entropy(z / math.exp(t), targs.long())
+        )
+
     a, b, g = -3.0, 3.0, (math.sqrt(5) - 1) / 2
     for _ in range(40):
         lo, hi = b - g * (b - a), a + g * (b - a)

@@ -134,7 +134,10 @@ class Interpretation:
         str, str, str, str
     ]:  # prediction, actual, loss, probability (with several labels: the one furthest off, and its probability)
         "What there is to say about one item."
-        show = lambda y: self.target.show(y) or ('' if self.target.moves else '(none)')
+
+        def show(y):
+            return self.target.show(y) or ('' if self.target.moves else '(none)')
+
         p, prob = self.preds[i], ''
         if self.multi:
             j = int((p - self.targs[i]).abs().argmax())
@@ -296,7 +299,10 @@ class Interpretation:
         q = self.embeddings[own] if own is not None else embed(self.learn.model, [(self._batch([picture]),)])[0]
         sim = F.cosine_similarity(self.embeddings, q[None])
         order = [i for i in sim.argsort(descending=True, stable=True).tolist() if i != own][:k]
-        label = lambda i: None if self.targs is None else self.target.show(self.targs[i])
+
+        def label(i):
+            return None if self.targs is None else self.target.show(self.targs[i])
+
         return Table(
             [dict(item=self.items[i], label=label(i), similarity=float(sim[i]), position=i) for i in order],
             ['item', 'label', 'similarity', 'position'],
@@ -437,7 +443,10 @@ class ClassificationInterpretation(Interpretation):
         names = [shorten(o['label'], 40) for o in rows]
         w = max(12, *map(len, names))
         nums = np.array([[o['precision'], o['recall'], o['f1'], o['support']] for o in rows])
-        line = lambda name, v, n: f'{name:>{w}}' + ''.join(f'{x:>11.3f}' for x in v) + f'{int(n):>11}'
+
+        def line(name, v, n):
+            return f'{name:>{w}}' + ''.join(f'{x:>11.3f}' for x in v) + f'{int(n):>11}'
+
         support, total = nums[:, 3], int(nums[:, 3].sum())
         seen = np.ones(len(rows), bool) if self.multi else (support > 0) | (nums[:, :3].sum(1) > 0)
         out = [

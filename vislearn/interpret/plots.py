@@ -306,7 +306,10 @@ def plot_roc(
 ):  # Axes
     "Draw the true against the false positive rate, each label against the rest."
     truth, areas = _one_against_rest(probs, targs), roc_auc_score(probs, targs, average='none', logits=False)
-    curve = lambda i: [o.numpy() for o in roc_curve(probs[:, i], truth[:, i])[:2]]
+
+    def curve(i):
+        return [o.numpy() for o in roc_curve(probs[:, i], truth[:, i])[:2]]
+
     ax = _curves(_axes(ax, figsize), curve, areas, vocab, _wanted(vocab, labels, areas, max_n), 'area under the curve')
     ax.plot([0, 1], [0, 1], color='#999999', ls=':', lw=1, zorder=0)
     ax.set(

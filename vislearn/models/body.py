@@ -200,5 +200,8 @@ def _cfg_channels(cfg: Mapping, n_in: int) -> dict:
     "`cfg` for pictures of `n_in` channels: one channel, or one beyond the third, has the mean of the three."
     if n_in == 3:
         return dict(cfg)
-    per = lambda v: tuple((list(v) if n_in > 1 else [])[:n_in] + [sum(v) / 3] * (n_in - 3 if n_in > 1 else 1))
+
+    def per(v):
+        return tuple((list(v) if n_in > 1 else [])[:n_in] + [sum(v) / 3] * (n_in - 3 if n_in > 1 else 1))
+
     return dict(cfg, mean=per(cfg['mean']), std=per(cfg['std']), input_size=(n_in, *cfg['input_size'][1:]))

@@ -140,7 +140,9 @@ def _timm_source(net: nn.Module) -> tuple[str | None, str | None]:
 def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping) -> _Backbone:
     import timm
 
-    make = lambda **kw: timm.create_model(name, num_classes=0, **arch_kwargs, **kw)
+    def make(**kw):
+        return timm.create_model(name, num_classes=0, **arch_kwargs, **kw)
+
     net = _fetch(name, 'https://huggingface.co', make) if name.startswith('hf') else make()
     if pretrained:
         net = _timm_pretrained(name, net, make)
@@ -178,7 +180,10 @@ def _make_tv(name: str, pretrained: bool | str, arch_kwargs: Mapping) -> _Backbo
         if 'aux_logits' in inspect.signature(builder).parameters
         else dict(arch_kwargs)
     )
-    make = lambda weights: builder(weights=weights, **kwargs)
+
+    def make(weights):
+        return builder(weights=weights, **kwargs)
+
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlsplit(known[tag].url).path).name
     net = (
         make(None)

@@ -126,7 +126,10 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         need_x, need_w, need_b, *_ = ctx.needs_input_grad
-        back = lambda g, x, w, *mask: torch.ops.aten.convolution_backward(g, x, w, None, *ctx.how, [*mask, False])
+
+        def back(g, x, w, *mask):
+            return torch.ops.aten.convolution_backward(g, x, w, None, *ctx.how, [*mask, False])
+
         g32, dx, dw = grad.float(), None, None
         if need_x:
             dx = (
@@ -209,12 +212,17 @@ def lean(
 # %% ../../nbs/models/05_fold.ipynb #19f4d9f8
 def _settings(model: nn.Module) -> list:
     "What a copy of `model` depends on besides the values of its weights."
-    plain = lambda v: (
-        v
-        if isinstance(v, (bool, int, float, str, type(None)))
-        else (id(v), v._version if isinstance(v, Tensor) and not v.is_inference() else None)
-    )
-    about = lambda p: None if p is None else (p.shape, p.dtype, p.device)
+
+    def plain(v):
+        return (
+            v
+            if isinstance(v, (bool, int, float, str, type(None)))
+            else (id(v), v._version if isinstance(v, Tensor) and not v.is_inference() else None)
+        )
+
+    def about(p):
+        return None if p is None else (p.shape, p.dtype, p.device)
+
     return [
         (
             name,

@@ -115,7 +115,10 @@ def _default_groups(model: nn.Module, named: Named) -> list[ParamGroup]:
 
 def _units(m: nn.Module, path: str) -> list[str]:
     "Names of the parts of `m` in order; a part that holds nearly all of it is taken apart in turn."
-    n = lambda o: sum(p.numel() for p in o.parameters())
+
+    def n(o):
+        return sum(p.numel() for p in o.parameters())
+
     kids = [(f'{path}.{k}', c) for k, c in m.named_children() if n(c)]
     return [path] + [o for name, c in kids for o in (_units(c, name) if n(c) > 0.9 * n(m) else [name])]
 
@@ -218,7 +221,10 @@ def describe_groups(
 ) -> list[dict]:
     "One row per parameter group: its name, tensors, parameters, whether they train, and options."
     groups = model.param_groups() if isinstance(model, VisionModel) else param_groups(model)
-    n = lambda ps: sum(p.numel() for p in ps)
+
+    def n(ps):
+        return sum(p.numel() for p in ps)
+
     return [
         dict(
             group=i, name=g.name, tensors=len(g), params=n(g), trainable=n(p for p in g if p.requires_grad), **g.options

@@ -40,7 +40,10 @@ def load_state(
 ) -> LoadReport:
     "Copy `state` into `net`. A tensor that is missing or has another shape raises a `ValueError`, unless it is `optional`."
     optional, mine, res = tuple(optional), net.state_dict(), LoadReport()
-    is_optional = lambda k: any(k == o or k.startswith(o + '.') for o in optional)
+
+    def is_optional(k):
+        return any(k == o or k.startswith(o + '.') for o in optional)
+
     bad = [k for k in mine if k in state and state[k].shape != mine[k].shape]
     res.missing = [k for k in mine if k not in state]
     res.skipped = [f'{k} (not in the network)' for k in state if k not in mine] + [

@@ -274,7 +274,10 @@ def roc_curve(
 ) -> tuple[Tensor, Tensor, Tensor]:  # false positive rate, true positive rate, thresholds, each from strict to lax
     "How many are found against how many false alarms that costs, at every threshold."
     th, tp, fp = _walk(scores, truth)
-    start = lambda o, v: torch.cat([o.new_tensor([v]), o])
+
+    def start(o, v):
+        return torch.cat([o.new_tensor([v]), o])
+
     n_pos, n_neg = (tp[-1], fp[-1]) if len(tp) else (tp.new_tensor(0), tp.new_tensor(0))
     return start(fp / n_neg, 0.0), start(tp / n_pos, 0.0), start(th, math.inf)
 
@@ -396,7 +399,10 @@ def calibration_bins(
         right = truth.gather(1, y[:, None]).squeeze(1)
     conf, right = conf.cpu().double(), right.cpu().double()
     b = (conf * n_bins).ceil().long().sub(1).clamp(0, n_bins - 1)
-    total = lambda w: torch.bincount(b, w, minlength=n_bins)
+
+    def total(w):
+        return torch.bincount(b, w, minlength=n_bins)
+
     count = torch.bincount(b, minlength=n_bins)
     return total(conf) / count, total(right) / count, count
 

@@ -48,7 +48,10 @@ def html_table(
 ) -> str:
     "The table for a notebook."
     cells = [_cells(r) for r in rows]
-    tr = lambda tag, vals: '<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in vals) + '</tr>'
+
+    def tr(tag, vals):
+        return '<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in vals) + '</tr>'
+
     return '<table>' + (tr('th', cells[0]) if cells else '') + ''.join(tr('td', c.values()) for c in cells) + '</table>'
 
 # %% ../../nbs/train/08_progress.ipynb #804e7cf8
