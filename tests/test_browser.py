@@ -191,9 +191,9 @@ class Person:
     def wait_cards(self, ms=90_000):
         try:
             self.page.wait_for_selector('.vl-card img', timeout=ms)
-        except Exception:
+        except Exception as e:
             self.page.screenshot(path=(seen := self.work / 'no_cards.png'))
-            raise AssertionError(f'no cards; the page is in {seen}; errors: {self.trouble}')
+            raise AssertionError(f'no cards; the page is in {seen}; errors: {self.trouble}') from e
         self.settle()
 
     def press(self, name):

@@ -102,5 +102,6 @@ def test_notebook(nb, tmp_path):
     again = differences(first, run(copy, tmp_path))
     assert not again, f'{nb.name} shows something else on each run:\n{again}'
     warnings.warn(
-        f'{nb.name}: outputs differ from those committed, as they may on another machine ({machine()}):\n{diff[:2000]}'
+        f'{nb.name}: outputs differ from those committed, as they may on another machine ({machine()}):\n{diff[:2000]}',
+        stacklevel=2,
     )

@@ -43,7 +43,7 @@ def plain_data(
         if isinstance(o, t):
             return t(o)
     if not isinstance(o, Path):
-        warnings.warn(f'a {type(o).__name__} is not plain data; it is stored as text: {o!r}')
+        warnings.warn(f'a {type(o).__name__} is not plain data; it is stored as text: {o!r}', stacklevel=2)
     return str(o)
 
 # %% ../nbs/01_io.ipynb #e36a01d1

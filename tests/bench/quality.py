@@ -11,8 +11,10 @@ seed each round. Sides are `fastai`, `vislearn` (its defaults) and, to settle th
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from types import MappingProxyType
 
 from ants_and_bees import is_photo, lite_body
 from bench import call, has, parser, report, result
@@ -119,8 +121,8 @@ def run_vislearn(
     size: int,
     seed: int,
     epochs: int,
-    fit: dict = {},
-    aug: dict = {},
+    fit: Mapping = MappingProxyType({}),
+    aug: Mapping = MappingProxyType({}),
     smooth: float = 0.0,
     ema: bool = False,
     best: bool = False,

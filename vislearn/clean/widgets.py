@@ -14,7 +14,7 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -649,7 +649,7 @@ class ImageClassifierCleaner:
     def _type(self, text):
         new, self._typed = _inserted(self._typed, text), text
         for k in new:
-            self._safely(lambda: self._key(k))
+            self._safely(partial(self._key, k))
         if new:
             self._zoom()
 

@@ -593,9 +593,8 @@ class ImageDataLoaders(DataLoaders):
 
         parts = [None if rs is None else read(rs, base) for rs, (_, base) in zip(rows, tables)]
         y_block = how['y_block']
-        if y_block is None and (
-            several := isinstance(label_col, (list, tuple)) and len(label_col) > 1 or delim is not None
-        ):
+        several = isinstance(label_col, (list, tuple)) and len(label_col) > 1
+        if y_block is None and (several or delim is not None):
             y_block = (
                 MultiCategoryBlock() if delim is not None else MultiCategoryBlock(encoded=True, vocab=list(label_col))
             )

@@ -125,7 +125,7 @@ class Checkpoint(Callback):
         try:
             self.save(learn, learn.position)
         except OSError as e:
-            warnings.warn(f'this last state was not saved: {e}')
+            warnings.warn(f'this last state was not saved: {e}', stacklevel=2)
             return
         print(f"Saved; go on with learn.resume('{self.run}')")
 
@@ -169,8 +169,8 @@ class Checkpoint(Callback):
         learn.opt.load_state_dict(state['opt'])
         learn.scaler.load_state_dict(state['scaler'])
         params = [*learn.model.parameters()]
-        for p, on in zip(params, state['requires_grad']):
-            p.requires_grad_(on)
+        for p, trains in zip(params, state['requires_grad']):
+            p.requires_grad_(trains)
         for p, g in zip(params, state['grads'] or ()):
             p.grad = None if g is None else g.to(p.device)
         vars(learn.smooth_loss).update(state['smooth'])
@@ -191,7 +191,8 @@ class Checkpoint(Callback):
         missing = [name for name, state in states if state]
         if missing:
             warnings.warn(
-                f'the run that is resumed had callbacks that are not here: {missing}. Pass them to resume(cbs=...) for the same result'
+                f'the run that is resumed had callbacks that are not here: {missing}. Pass them to resume(cbs=...) for the same result',
+                stacklevel=2,
             )
 
     # random numbers: those of a batch must not be touched by starting the loader, those of an epoch must be there when it starts

@@ -145,7 +145,7 @@ def resolve_precision(
     if precision == 'auto':
         return best
     if precision == 'fp16' and device.type == 'cpu':
-        warnings.warn(f'fp16 is for GPUs; on this CPU {best} is used instead')
+        warnings.warn(f'fp16 is for GPUs; on this CPU {best} is used instead', stacklevel=2)
         return best
     return precision
 
@@ -453,7 +453,8 @@ class TrainLoop:
         )
 
     def _epochs(self):
-        for self.epoch in range(self.position[0], self.n_epoch):
+        for epoch in range(self.position[0], self.n_epoch):
+            self.epoch = epoch
             self.row = {'epoch': self.epoch}
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
@@ -482,7 +483,8 @@ class TrainLoop:
             self.model if not self.lean or _is_watched(self.model) else lean(self.model, True, PRECISIONS[self._amp])
         )
         done, self.dl_epoch = self.position[1], getattr(self.dl, 'epoch', 0)
-        for self.iter, batch in enumerate(_batches_from(self.dl, done), done):
+        for i, batch in enumerate(_batches_from(self.dl, done), done):
+            self.iter = i
             self.pct_train = (self.epoch + self.iter / self.n_iter) / self.n_epoch
             _copy_all(self._good_buffers, self._buffers)
             self._one_batch(batch)

@@ -56,4 +56,4 @@ def load_model(
     try:
         learn.opt.load_state_dict(state['opt'])
     except (ValueError, KeyError) as e:
-        warnings.warn(f'the weights of {file} were loaded, but not its optimizer state: {e}')
+        warnings.warn(f'the weights of {file} were loaded, but not its optimizer state: {e}', stacklevel=2)
