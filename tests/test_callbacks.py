@@ -21,7 +21,6 @@ from torch import nn
 from vislearn.io import atomic_save, plain_data, writable
 from vislearn.learner import Learner
 from vislearn.train.averaging import EMA
-from vislearn.train.callbacks import GradientAccumulation, GradientClip, MixedPrecision, ShortEpochCallback
 from vislearn.train.checkpoint import Checkpoint, read_run
 from vislearn.train.events import on
 from vislearn.train.freezing import Unfreeze
@@ -34,6 +33,7 @@ from vislearn.train.mix import MixUp
 from vislearn.train.progress import ProgressCallback
 from vislearn.train.recorder import Recorder
 from vislearn.train.saving import load_model, save_model
+from vislearn.train.steps import GradientAccumulation, GradientClip, MixedPrecision, ShortEpochCallback
 from vislearn.train.tracking import (
     EarlyStoppingCallback,
     ReduceLROnPlateau,

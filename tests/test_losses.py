@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TinyNet, make_dls, make_pictures, tiny_net
 from torch.nn import functional as F
+from vislearn.train.steps import GradientAccumulation, GradientClip
 
 from vislearn.data.block import DataBlock, ImageBlock, MultiCategoryBlock
 from vislearn.data.files import get_image_files
@@ -15,7 +16,6 @@ from vislearn.data.targets import MSELossFlat
 from vislearn.fastai_names import FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropyFlat
 from vislearn.learner import Learner
 from vislearn.train.averaging import EMA
-from vislearn.train.callbacks import GradientAccumulation, GradientClip
 from vislearn.train.loop import item_losses
 from vislearn.train.losses import (
     BCELossFlat,

@@ -1,4 +1,4 @@
-"Optimizers, groups and schedules, beyond what nbs/train/04_optim.ipynb shows."
+"Optimizers, groups and schedules, beyond what nbs/train/10_optim.ipynb shows."
 
 import math
 import subprocess

@@ -233,13 +233,6 @@ from vislearn.models.layers import (
 )
 from .models.weights import WeightsError
 from .train.averaging import EMA
-from vislearn.train.callbacks import (
-    ChannelsLast,
-    GradientAccumulation,
-    GradientClip,
-    MixedPrecision,
-    ShortEpochCallback,
-)
 from .train.checkpoint import Checkpoint
 from vislearn.train.events import (
     Callback,
@@ -317,6 +310,13 @@ from vislearn.train.schedules import (
     one_cycle,
     sgdr,
     slanted_triangular,
+)
+from vislearn.train.steps import (
+    ChannelsLast,
+    GradientAccumulation,
+    GradientClip,
+    MixedPrecision,
+    ShortEpochCallback,
 )
 from vislearn.train.tracking import (
     EarlyStoppingCallback,

@@ -28,7 +28,6 @@ from .deploy.predictor import Predictor
 from .io import writable
 from .models.create import create_model
 from .models.groups import VisionModel
-from .train.callbacks import NOT_IN_TRIALS
 from .train.checkpoint import Checkpoint, get_rng_state, read_run, set_rng_state
 from .train.events import Callback
 from .train.features import FeatureLoaders, HeadModel
@@ -545,7 +544,7 @@ class Learner(TrainLoop):
     ) -> tuple[float | None, ...] | None:  # a named tuple with an entry per function
         "Train for `num_it` batches with a rising learning rate, plot the loss, and suggest a rate. Everything is put back afterwards."
         finder, n_epoch = LRFinder(start_lr, end_lr, num_it, stop_div), num_it // max(len(self.dls[0]), 1) + 1
-        with left_as_it_was(self), self.removed_cbs(NOT_IN_TRIALS):
+        with left_as_it_was(self), self.removed_cbs([cb for cb in self.cbs if not cb.in_trials]):
             self.fit(n_epoch, start_lr, cbs=finder)
         funcs = listify(suggest_funcs)
         res = suggest_lrs(finder.lrs, finder.losses, funcs) if funcs else None

@@ -49,6 +49,7 @@ class Callback:
     order: int = 0  # among callbacks: lower comes first
     run_train: bool = True  # is told of training batches
     run_valid: bool = True  # is told of validation and prediction batches
+    in_trials: bool = True  # takes part in trials such as `lr_find`; not what writes, shows, stops or steers a run
 
     def after_create(self, learn):
         "The learner has just been handed this callback."
