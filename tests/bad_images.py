@@ -960,11 +960,11 @@ def place_kinds() -> list[Kind]:
             'folder named jpg',
             'f1.jpg',
             lambda p: p.mkdir(),
-            why='not an ordinary file|can not be read',
+            why='not an ordinary file|cannot be read',
             kind='unreadable',
             listed=False,
         ),
-        Kind('link to itself', 'f2.jpg', lambda p: p.symlink_to(p.name), why='can not be read', kind='unreadable'),
+        Kind('link to itself', 'f2.jpg', lambda p: p.symlink_to(p.name), why='cannot be read', kind='unreadable'),
         Kind('link to nothing', 'f3.jpg', lambda p: p.symlink_to('gone.jpg'), why='does not exist', kind='missing'),
         Kind(
             'link to its own folder',
@@ -984,7 +984,7 @@ def place_kinds() -> list[Kind]:
             Kind('pipe named jpg', 'f7.jpg', os.mkfifo, why='not an ordinary file', kind='unreadable', listed=False)
         )
     if hasattr(os, 'geteuid') and os.geteuid():
-        res.append(Kind('no right to read', 'f8.jpg', no_rights, why='can not be read', kind='unreadable'))
+        res.append(Kind('no right to read', 'f8.jpg', no_rights, why='cannot be read', kind='unreadable'))
     return res
 
 

@@ -6,8 +6,6 @@
 __all__ = ['Cut', 'apply_cut', 'open_image', 'to_tensor', 'to_pil', 'PILImage', 'PILImageBW', 'to_thumb']
 
 # %% ../../nbs/data/01_image.ipynb #eae55e55
-import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vislearn.data.decode import (
-    ImageError,
-    _blaming,
-    _check_jpeg,
-    _decode_jpeg,
-    _from_pil,
-    _identify,
-    _is_clear,
-    _not_too_large,
-    _pixels,
-    _read,
-    _turn,
-    _upright,
-)
+from .decode import EncodedImage, ImageError, decode, is_encoded, is_transparent, no_picture, pil_to_array
 
 # %% ../../nbs/data/01_image.ipynb #dd7be518
 @dataclass(frozen=True)
@@ -42,6 +27,11 @@ class Cut:
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)  # left, top, right, bottom pixels added after resizing
     pad_mode: str = 'zeros'  # 'zeros', 'border' or 'reflection'
     oversample: float = 2  # decode at no less than this many times the resized box
+
+    def least_scale(self) -> float:
+        "At no less than this share of its size must the original be decoded."
+        (_, _, w, h), (nh, nw) = self.box, self.size
+        return self.oversample * max(nh / h, nw / w)
 
     def matrix(self) -> torch.Tensor:  # (3,3) float64
         "From pixels of the result to pixels of the original."
@@ -92,50 +82,35 @@ def open_image(
     crop: Callable[[int, int], Cut] | None = None,  # given height and width, answers with the `Cut` to make
     mode: str = 'RGB',  # 'RGB', or 'L' for grey
 ) -> torch.Tensor:  # (3,h,w) or (1,h,w) uint8
-    "`src` as upright 8-bit pixels; raises `ImageError`, naming the file and the reason, when it is no usable picture."
-    if isinstance(src, Image.Image):
-        return _cropped(_open_pil(src, mode), crop)
+    """`src` as upright 8-bit pixels; raises `ImageError`, naming the file and the reason, when it is no usable picture.
+
+    >>> open_image(b'P6 1 1 255 ' + bytes([255, 0, 0])).flatten().tolist()
+    [255, 0, 0]
+    """
     if isinstance(src, (np.ndarray, torch.Tensor)):
         return _cropped(to_tensor(src, mode), crop)
-    if not isinstance(src, (str, os.PathLike, bytes, bytearray, memoryview)) and not hasattr(src, 'read'):
-        raise TypeError(
-            f"can't open a {type(src).__name__} as a picture; give a path, bytes, an open file, a Pillow picture, an array (h,w,3) or a tensor (3,h,w)"
-        )
-    data, name = _read(src)
-    with _blaming(name):
-        im = _identify(io.BytesIO(data))
-        if im.format in ('JPEG', 'MPO'):
-            _check_jpeg(data, im)
-    if im.format in ('JPEG', 'MPO') and im.mode in ('RGB', 'L'):
-        return _open_jpeg(data, im, crop, mode, name)
-    with _blaming(name):
-        x = _from_pil(im, mode, name)
-    return _cropped(x, crop)
+    if isinstance(src, Image.Image):
+        return _cropped(_from_array(decode(src, mode)), crop)
+    if not is_encoded(src):
+        raise no_picture(src, 'a path, bytes, an open file, a Pillow picture, an array (h,w,3) or a tensor (3,h,w)')
+    encoded = EncodedImage(src)
+    if crop is None or not encoded.is_scalable:
+        return _cropped(_from_array(encoded.pixels(mode)), crop)
+    h, w = encoded.hw
+    cut = crop(h, w)
+    x = _from_array(encoded.pixels(mode, cut.least_scale()))
+    return apply_cut(x, cut, (x.shape[1] / h, x.shape[2] / w))
 
 
-def _open_pil(im: Image.Image, mode: str) -> torch.Tensor:  # (c,h,w) uint8
-    name = repr(getattr(im, 'filename', '') or f'{im.mode} picture of {im.width}x{im.height}')
-    with _blaming(name):
-        return _from_pil(_not_too_large(im), mode, name)
+def _from_array(a: np.ndarray) -> torch.Tensor:  # (h,w,c) -> (c,h,w), channels last in memory
+    return torch.from_numpy(a).permute(2, 0, 1)
 
 
-def _cropped(x: torch.Tensor, crop: Callable | None) -> torch.Tensor:
-    return x if crop is None else apply_cut(x, crop(*x.shape[-2:]))
-
-
-def _open_jpeg(
-    data: bytes, im: Image.Image, crop: Callable | None, mode: str, name: str
-) -> torch.Tensor:  # (c,h,w) uint8
-    "JPEG bytes, whose header is in `im`, decoded no larger than needed."
-    turn = _turn(im)
-    w, h = im.size if turn < 5 else im.size[::-1]  # upright
-    cut = crop(h, w) if crop else None
-    least = (
-        cut.oversample * max(cut.size[0] / cut.box[3], cut.size[1] / cut.box[2]) if cut else 0
-    )  # the scale that still covers the cut
-    with _blaming(name):
-        x = _upright(_decode_jpeg(data, im, mode, least), turn)
-    return x if cut is None else apply_cut(x, cut, (x.shape[1] / h, x.shape[2] / w))
+def _cropped(x: torch.Tensor, crop: Callable[[int, int], Cut] | None) -> torch.Tensor:
+    if crop is None:
+        return x
+    h, w = x.shape[-2:]
+    return apply_cut(x, crop(h, w))
 
 # %% ../../nbs/data/01_image.ipynb #4e3f9480
 def to_tensor(
@@ -144,7 +119,7 @@ def to_tensor(
 ) -> torch.Tensor:  # (c,h,w) uint8
     "A picture as a uint8 tensor."
     if isinstance(im, Image.Image):
-        x = torch.from_numpy(_pixels(im, 'L' if im.mode == 'L' and not _is_clear(im) else 'RGB'))
+        x = torch.from_numpy(pil_to_array(im, 'L' if im.mode == 'L' and not is_transparent(im) else 'RGB'))
     else:
         x = torch.as_tensor(np.require(im, requirements='CW') if isinstance(im, np.ndarray) else im).detach().cpu()
     if x.ndim == 2:
