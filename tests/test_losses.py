@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import TinyNet, make_dls, make_pictures, tiny_net
 from torch.nn import functional as F
-from vislearn.train.steps import GradientAccumulation, GradientClip
 
 from vislearn.data.block import DataBlock, ImageBlock, MultiCategoryBlock
 from vislearn.data.files import get_image_files
@@ -25,6 +24,7 @@ from vislearn.train.losses import (
     LabelSmoothingCrossEntropy,
 )
 from vislearn.train.mix import CutMix, MixUp
+from vislearn.train.steps import GradientAccumulation, GradientClip
 
 torch.manual_seed(0)
 X, Y, W = torch.randn(12, 4), torch.randint(4, (12,)), torch.tensor([1.0, 2.0, 3.0, 4.0])
