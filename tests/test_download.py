@@ -7,9 +7,11 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -227,6 +229,11 @@ class Hostile(socketserver.StreamRequestHandler):
     def floodedmove(self, url):
         self.send(b'x' * 10**7, '302 Found', Location='/pic/1')
 
+    def endlessmove(self, url):
+        self.send(status='302 Found', length=-1, Location='/pic/1')
+        while True:
+            self.wfile.write(bytes(2**16))
+
     def noplace(self, url):
         self.send(status='302 Found')
 
@@ -307,6 +314,7 @@ def leftovers(folder):
         ('gz', 0),
         ('moved', 0),
         ('floodedmove', 1),
+        ('endlessmove', 1),
         ('pic/0#part', 0),
     ],
 )
@@ -328,15 +336,15 @@ def test_the_query_stays_and_the_final_url_is_told(web):
         ('laterdate', 'too late'),
         ('short', 'cut short'),
         ('chunkcut', 'cut short'),
-        ('badchunks', 'cut short|no proper http'),
+        ('badchunks', 'cut short|not proper http'),
         ('gzcut', None),
         ('gzbad', 'damaged'),
         ('gzbomb', 'larger than'),
         ('brotli', 'packs with'),
         ('liar', 'larger than'),
-        ('manyheaders', 'no proper http'),
-        ('longheader', 'no proper http'),
-        ('nonsense', 'no proper http'),
+        ('manyheaders', 'not proper http'),
+        ('longheader', 'not proper http'),
+        ('nonsense', 'not proper http'),
         ('mute', 'no '),
         ('reset', 'no connection'),
         ('loop', 'redirects'),
@@ -423,6 +431,28 @@ def test_a_name_that_stands_for_two_addresses_is_refused_if_one_is_private(web, 
     )
     with pytest.raises(FetchError, match='private'):
         bytes_of('http://two.example/', allow_private=False)
+
+
+def test_the_text_of_a_signed_url_is_sent_as_it_is(web):
+    with pytest.raises(FetchError, match='404'):
+        bytes_of(f'{web}/gone?sig=%41~%2F%3d')
+    assert Hostile.asked['/gone?sig=%41~%2F%3D'] == 1
+
+
+def test_a_server_with_an_unknown_certificate_is_refused(tmp_path):
+    if shutil.which('openssl') is None:
+        pytest.skip('needs openssl to make a certificate')
+    make = 'openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost'
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / 'cert.pem', tmp_path / 'key.pem')
+    with socketserver.ThreadingTCPServer(('127.0.0.1', 0), Hostile) as server:
+        server.handle_error = lambda *a: None
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(FetchError, match='certificate cannot be trusted'):
+            bytes_of(f'https://localhost:{server.server_address[1]}/pic/0')
+        server.shutdown()
 
 
 def test_nobody_there():
