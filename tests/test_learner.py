@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from vislearn.data.normalize import Normalize
 from vislearn.data.resize import Resize
 from vislearn.data.split import RandomSplitter
 from vislearn.deploy.bundle import BundleError
-from vislearn.learner import Learner, cnn_learner, load_learner, vision_learner
+from vislearn.fastai_names import cnn_learner
+from vislearn.learner import Learner, load_learner, vision_learner
+from vislearn.recipes import Recipe
 from vislearn.train.averaging import EMA
 from vislearn.train.events import on
 from vislearn.train.freezing import Unfreeze
@@ -121,6 +124,29 @@ def test_fine_tune_is_fastais(learn):
         and all(frozen[1, 0])
     )
     assert [o['epoch'] for o in learn.history] == [0, 1, 0, 1]
+
+
+def test_fine_tune_follows_the_recipe(pictures, tmp_path):
+    own = Recipe(base_lr=4e-3, full_lr_share=0.25, lr_mult=10, freeze_epochs=2, pct_start=0.5, label_smoothing=0.2)
+    own = replace(own, opt_func='sgd', opt_args={'mom': 0.8}, wd=0.03, ps=0.1)
+    learn = vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, recipe=own, default_cbs=False)
+    assert learn.loss_func.label_smoothing == 0.2 and [m.p for m in learn.model.modules() if hasattr(m, 'p')][-1] == 0.1
+    rates = []
+    learn.fine_tune(
+        2, cbs=on('before_step', lambda learn: rates.append((learn.phase, learn.opt.param_groups[-1]['lr'])))
+    )
+    n = len(learn.dls.train)
+    assert [phase for phase, _ in rates] == [0] * 2 * n + [1] * 2 * n
+    assert max(lr for phase, lr in rates if phase == 0) == pytest.approx(
+        4e-3, rel=0.05
+    )  # the phase ends before it is reached
+    assert max(lr for phase, lr in rates if phase == 1) == pytest.approx(1e-3)
+    assert {g['weight_decay'] for g in learn.opt.param_groups} == {0, 0.03} and 'momentum' in learn.opt.param_groups[0]
+    rates.clear()
+    learn.fine_tune(1, base_lr=1e-2, freeze_epochs=1, cbs=on('before_step', lambda learn: rates.append(learn.phase)))
+    assert rates == [0] * n + [1] * n  # what is given has precedence
+    with pytest.raises(ValueError, match="unknown recipe 'fastia'; did you mean 'fastai'"):
+        vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, recipe='fastia')
 
 
 def test_a_slice_with_only_an_end_and_a_number(learn):

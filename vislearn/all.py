@@ -232,6 +232,7 @@ from vislearn.models.layers import (
     sigmoid_range,
 )
 from .models.weights import WeightsError
+from .recipes import Recipe, get_recipe, list_recipes
 from .train.averaging import EMA
 from .train.checkpoint import Checkpoint
 from vislearn.train.events import (
