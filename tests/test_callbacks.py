@@ -443,7 +443,6 @@ def shown(path, capsys, **env):
 
 
 def test_plain_when_piped(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv('IN_TEST', raising=False)
     monkeypatch.delenv('VISLEARN_PROGRESS', raising=False)
     out, err = shown(tmp_path, capsys)
     lines = out.splitlines()
@@ -455,8 +454,8 @@ def test_plain_when_piped(tmp_path, capsys, monkeypatch):
     assert '\r' not in out and not err
 
 
-def test_no_time_in_tests(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv('IN_TEST', '1')
+def test_times_can_be_left_out_of_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('VISLEARN_TIMES', '0')
     assert shown(tmp_path, capsys).out.splitlines()[0].split() == ['epoch', 'train_loss', 'valid_loss', 'accuracy']
 
 
@@ -479,7 +478,7 @@ def test_on_a_real_terminal(tmp_path):
     import termios
 
     code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import test_callbacks as t; from pathlib import Path; t.loop(Path({str(tmp_path)!r}), t.ProgressCallback()).fit(2)'
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'VISLEARN_PROGRESS')}
+    env = {k: v for k, v in os.environ.items() if k != 'VISLEARN_PROGRESS'}
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))  # 24 lines of 80 columns
     p = subprocess.Popen([sys.executable, '-c', code], stdin=slave, stdout=slave, stderr=slave, env=env)
@@ -533,8 +532,7 @@ def test_unfreeze_needs_a_plan():
         Unfreeze('gradul')
 
 
-def test_line_logger_looks_like_paddles(tmp_path, monkeypatch):
-    monkeypatch.delenv('IN_TEST', raising=False)
+def test_line_logger_looks_like_paddles(tmp_path):
     lines = []
     loop(tmp_path, LineLogger(2, lines.append), metrics=accuracy).fit(2)
     assert len(lines) == 6

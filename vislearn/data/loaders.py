@@ -42,6 +42,7 @@ from .resize import ItemPipeline, move_points, to_source
 from .show import get_grid, show_image
 from .targets import MultiCategory, Target, Vocab
 from .workers import Workers
+from ..table import write_csv
 
 # %% ../../nbs/data/17_loaders.ipynb #cbc88d7d
 def _is_picture(o: Any) -> bool:
@@ -759,13 +760,8 @@ class DataLoaders:
         fname: str | Path,  # file to write
     ) -> Path:
         "Write `bad_files` as a CSV table; returns its path."
-        import csv
-
-        with open(fname, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
-            csv.writer(f).writerows(
-                [('item', 'split', 'kind', 'reason'), *((b.item, b.split, b.kind, b.reason) for b in self.bad_files)]
-            )
-        return Path(fname)
+        columns = ['item', 'split', 'kind', 'reason']
+        return write_csv(fname, [{k: getattr(bad, k) for k in columns} for bad in self.bad_files], columns)
 
     def to(
         self,

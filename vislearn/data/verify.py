@@ -6,7 +6,6 @@
 __all__ = ['what_is_wrong', 'verify_image', 'BadImages', 'verify_images']
 
 # %% ../../nbs/data/15_verify.ipynb #de11fa0b
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from fastcore.foundation import L
 from .decode import ImageError
 from .image import open_image
 from ..progress import progress_bar
+from ..table import write_csv
 
 # %% ../../nbs/data/15_verify.ipynb #bf6ebf44
 def what_is_wrong(fn: str | Path) -> str | None:
@@ -50,9 +50,7 @@ class BadImages(L):
 
     def to_csv(self, fname: str | Path) -> Path:
         "Write a table with the columns path and reason."
-        with open(fname, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
-            csv.writer(f).writerows([('path', 'reason'), *((str(o), self.reasons[o]) for o in self)])
-        return Path(fname)
+        return write_csv(fname, [{'path': str(o), 'reason': self.reasons[o]} for o in self], ['path', 'reason'])
 
     def __repr__(self) -> str:
         head = f'{len(self)} of {self.n_seen} files are no usable pictures'

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..io import writable
-from ..progress import progress_mode
+from ..progress import progress_mode, times_shown
 from .events import Callback
 from .metrics import metric_names
 from .optim import get_hyper
@@ -115,9 +115,7 @@ class LineLogger(Callback):
             (1 - (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch) * learn.n_epoch * learn.n_iter
         )  # batches
         speed = (
-            ''
-            if os.environ.get('IN_TEST')
-            else f', {self.n / took:.1f} images/s, eta: {format_time(left * took / self.done)}'
+            '' if not times_shown() else f', {self.n / took:.1f} images/s, eta: {format_time(left * took / self.done)}'
         )
         lr, loss = get_hyper(learn.opt.param_groups[-1], 'lr'), learn.smooth_loss.value
         self.log(

@@ -7,12 +7,11 @@ __all__ = ['format_time', 'text_row', 'html_table', 'ProgressCallback']
 
 # %% ../../nbs/train/14_progress.ipynb #62f54071
 import html
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..progress import progress_mode
+from ..progress import progress_mode, times_shown
 from .events import Callback
 
 # %% ../../nbs/train/14_progress.ipynb #064b473a
@@ -31,7 +30,7 @@ def format_time(
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     "A row of the history as the table shows it."
-    timed = ('time', 'img_s', 'wait') if os.environ.get('IN_TEST') else ()  # no two runs agree on these
+    timed = () if times_shown() else ('time', 'img_s', 'wait')
     return {k: format_time(v) if k == 'time' else _num(v) for k, v in row.items() if k not in timed}
 
 
