@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..core import listify, suggest
-from .files import _brief
+from .files import some_of
 from .labels import parent_label, read_col
 
 # %% ../../nbs/data/06_split.ipynb #bd772a47
@@ -111,7 +111,7 @@ class IndexSplitter:
         bad = [i for i in valid if not 0 <= i < len(items)]
         if bad or len(set(valid)) < len(valid):
             raise ValueError(
-                f'valid_idx holds {f"{_brief(bad)}, outside" if bad else "a position twice in"} 0..{len(items) - 1}'
+                f'valid_idx holds {f"{some_of(bad)}, outside" if bad else "a position twice in"} 0..{len(items) - 1}'
             )
         return sorted(set(range(len(items))) - set(valid)), valid
 
@@ -160,7 +160,7 @@ def column(items: Any, col: str | int) -> list:
         return [read_col(o, col) for o in items]
     cols = list(items.columns)
     if col not in cols and not (isinstance(col, int) and col < len(cols)):
-        raise KeyError(f'no column {col!r}; there are {_brief(cols, 20)}{suggest(col, cols)}')
+        raise KeyError(f'no column {col!r}; there are {some_of(cols, 20)}{suggest(col, cols)}')
     return (items[col] if col in cols else items.iloc[:, col]).tolist()
 
 # %% ../../nbs/data/06_split.ipynb #885c4f45
@@ -177,11 +177,11 @@ class ColSplitter:
         kinds = list(dict.fromkeys(values))
         if self.on is None and not set(kinds) <= {True, False}:
             raise ValueError(
-                f'column {self.col!r} holds {_brief(kinds)}, not true and false; say which mean validation with on='
+                f'column {self.col!r} holds {some_of(kinds)}, not true and false; say which mean validation with on='
             )
         if not on & set(kinds):
             raise ValueError(
-                f'no row has {self.col!r} in {on}: nothing is left to validate on; the column holds {_brief(kinds)}'
+                f'no row has {self.col!r} in {on}: nothing is left to validate on; the column holds {some_of(kinds)}'
             )
         return _sides([v in on for v in values])
 
@@ -204,7 +204,7 @@ class FileSplitter:
         sides = _sides([is_valid(o) for o in items])
         if want - used:
             raise ValueError(
-                f'{self.fname} names files that are not among the items: {_brief(sorted("/".join(o) for o in want - used))}'
+                f'{self.fname} names files that are not among the items: {some_of(sorted("/".join(o) for o in want - used))}'
             )
         return sides
 
