@@ -11,8 +11,7 @@ from vislearn.data.block import DataBlock, ImageBlock, MultiCategoryBlock
 from vislearn.data.files import get_image_files
 from vislearn.data.resize import Resize
 from vislearn.data.split import RandomSplitter
-from vislearn.data.targets import MSELossFlat
-from vislearn.fastai_names import FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropyFlat
+from vislearn.fastai_names import FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropyFlat, MSELossFlat
 from vislearn.learner import Learner
 from vislearn.train.averaging import EMA
 from vislearn.train.loop import item_losses

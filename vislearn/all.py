@@ -118,7 +118,7 @@ from vislearn.data.split import (
     TrainTestSplitter,
 )
 from .data.tables import read_list, read_names, read_table
-from .data.targets import Category, MSELossFlat, MultiCategory, Points, Regression, Target
+from .data.targets import Category, MultiCategory, Points, Regression, Target
 from .data.verify import verify_image, verify_images
 from .data.workers import WorkerError
 from .deploy.bundle import BundleError, describe_file, load_bundle, save_bundle
@@ -147,6 +147,7 @@ from vislearn.fastai_names import (
     MatthewsCorrCoef,
     MatthewsCorrCoefMulti,
     Module,
+    MSELossFlat,
     NormType,
     Perplexity,
     Precision,

@@ -572,11 +572,7 @@ def _weights(sampler: str | Sequence[float] | None, ds: Dataset) -> torch.Tensor
         return sampler
     if sampler != 'balanced':
         raise ValueError(f"sampler is 'balanced' or a weight per training item, got {sampler!r}")
-    if ds.y.ndim != 1 or ds.y.is_floating_point():
-        raise ValueError(
-            f"sampler='balanced' needs one label per picture; {ds.target} has none or several. Give a weight per item"
-        )
-    return 1 / torch.bincount(ds.y, minlength=ds.target.c)[ds.y]
+    return ds.target.balanced_weights(ds.y)
 
 
 def _cache_for(cache: str | PictureCache | None, ds: Dataset) -> PictureCache | None:

@@ -40,7 +40,7 @@ from .decode import ImageError
 from .normalize import to_float
 from .resize import ItemPipeline, move_points, to_source
 from .show import get_grid, show_image
-from .targets import MultiCategory, Target, Vocab
+from .targets import Target, Vocab
 from .workers import Workers
 from ..table import write_csv
 
@@ -62,25 +62,35 @@ def encode_labels(
     name: str = 'training',  # which set, for messages
 ) -> torch.Tensor:  # (n,) int64 or (n,c) float
     "All labels as one tensor; an error names the first item whose label does not fit, and how many there are."
-    ys, bad = [], []
-    for i, label in enumerate(labels):
+    labels = list(labels)
+    try:
+        return target.encode_all(labels)
+    except (KeyError, ValueError, TypeError) as e:
+        raise _label_error(target, labels, items, name) from e
+
+
+def _label_error(target: Target, labels: list[Any], items: Sequence[Any], name: str) -> ValueError:
+    "Which item has a label that does not fit, and how many there are."
+    bad = []
+    for item, label in zip(items, labels):
         try:
-            ys.append(target.encode(label))
+            target.encode(label)
         except (KeyError, ValueError, TypeError) as e:
-            bad.append((items[i], e))
+            bad.append((item, e))
     if not bad:
-        return torch.stack(ys) if ys else torch.empty(0, dtype=torch.long)
-    item, e = bad[0]
-    why = e.args[0] if e.args else e
-    raise ValueError(
-        f'{why}. It belongs to the {name} item {_brief(item)}'
-        + (f' ({len(bad)} items have this problem)' if len(bad) > 1 else '')
-        + (
-            "; a label must occur among the training items to be learned: split differently, or give CategoryBlock(vocab=...); CategoryBlock(unknown='drop') leaves such items out"
-            if isinstance(e, KeyError) and name != 'training'
-            else ''
-        )
-    ) from e
+        sizes = sorted({str(tuple(target.encode(o).shape)) for o in labels})
+        return ValueError(f'the labels of the {name} items have different shapes: {", ".join(sizes)}')
+    item, error = bad[0]
+    why = error.args[0] if error.args else error
+    more = f' ({len(bad)} items have this problem)' if len(bad) > 1 else ''
+    advice = _UNKNOWN_LABEL if isinstance(error, KeyError) and name != 'training' else ''
+    return ValueError(f'{why}. It belongs to the {name} item {_brief(item)}{more}{advice}')
+
+
+_UNKNOWN_LABEL = (
+    '; a label must occur among the training items to be learned: split differently, or give CategoryBlock(vocab=...); '
+    "CategoryBlock(unknown='drop') leaves such items out"
+)
 
 
 @dataclass(frozen=True)
@@ -733,7 +743,7 @@ class DataLoaders:
     @property
     def multi_label(self) -> bool:
         "Can a picture have several labels?"
-        return isinstance(self.target, MultiCategory)
+        return self.target.multi_label
 
     @property
     def loss_func(self):
