@@ -128,8 +128,8 @@ class Fused(Transform):
         plans, hw = [], tuple(x.shape[-2:])
         for t in self.tfms:
             plans.append(t.plan(len(x), hw, rng))
-            if trail is not None and hasattr(t, 'places'):
-                trail.append(t.places(plans[-1], hw))
+            if trail is not None and hasattr(t, 'source_matrix'):
+                trail.append(t.source_matrix(plans[-1], hw))
             hw = tuple(t.out_hw(hw))
         fmt = (
             torch.channels_last

@@ -148,7 +148,7 @@ class ResizeBatch(BatchTransform):
     def out_hw(self, hw):
         return tuple(self.size)
 
-    def places(self, plan: None, hw: tuple[int, int]) -> Tensor:  # (1,3,3) float64
+    def source_matrix(self, plan: None, hw: tuple[int, int]) -> Tensor:  # (1,3,3) float64
         "The matrix from a place in the new pictures to one in the old, -1 to 1 from edge to edge."
         (h, w), (bh, bw) = hw, self._box(*hw)
         return _matrix(
@@ -227,7 +227,7 @@ class Geometry(BatchTransform):
     def plan(self, n, hw, rng=None):
         return self.mats(n, hw, rng)
 
-    def places(self, plan: Tensor, hw: tuple[int, int]) -> Tensor:  # (n,3,3) float64
+    def source_matrix(self, plan: Tensor, hw: tuple[int, int]) -> Tensor:  # (n,3,3) float64
         "The matrices from a place in the new pictures to one in the old, -1 to 1 from edge to edge."
         if not self.align_corners:
             return plan

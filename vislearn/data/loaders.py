@@ -30,6 +30,7 @@ from vislearn.core import (
     default_device,
     item_rng,
     keep_memory,
+    own_state,
     set_seed,
     suggest,
 )
@@ -249,7 +250,7 @@ class BatchPipeline(Pipeline):
                 xb = (
                     t(xb, rng, trail)
                     if isinstance(t, Fused)
-                    else t(xb, rng)
+                    else own_state(t)(to_float(xb) if t.uses_encodes else xb, rng)
                     if isinstance(t, Transform)
                     else t(to_float(xb))
                 )
@@ -260,8 +261,8 @@ class BatchPipeline(Pipeline):
 
     @property
     def repeatable(self) -> bool:
-        "Does all that is random in it come from the `rng` it is given? Of foreign callables that is not known."
-        return all(isinstance(t, Transform) for t in self.tfms)
+        "Does all that is random in it come from the `rng` it is given? Of foreign callables, and of what fastai calls encodes, that is not known."
+        return all(isinstance(t, Transform) and not t.uses_encodes for t in self.tfms)
 
     def decode(
         self,
@@ -341,7 +342,7 @@ def _pinned(loaded: tuple, device: torch.device) -> tuple:
 def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
     "Raise a `TypeError` where labels that are places could not follow the pixels."
     for t in tfms:
-        if hasattr(t, 'places') or not getattr(t, 'moves_pixels', True):
+        if hasattr(t, 'source_matrix') or not getattr(t, 'moves_pixels', True):
             continue
         raise TypeError(
             f'the labels are places in the picture, and where {t!r} moves pixels to is not known, so they can not follow. Leave it out; or, if it moves none (it changes colours, say), '

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ..core import Pipeline, Transform, suggest
+from ..core import Pipeline, Transform, own_state, suggest
 from .decode import ImageError
-from .image import Cut, apply_cut, open_image, to_pil, to_tensor
+from .image import Cut, PILImage, PILImageBW, apply_cut, open_image, to_tensor
 
 # %% ../../nbs/data/02_resize.ipynb #383bd81e
 class ResizeMethod:
@@ -47,7 +47,7 @@ def _one_of(value: str, choices: list[str], what: str) -> str:
 
 
 class ItemGeometry(Transform):
-    "A transform that moves pixels, in two steps: `plan` draws random numbers, `apply` uses them, and `places` says where pixels go."
+    "A transform that moves pixels, in two steps: `plan` draws random numbers, `apply` uses them, and `source_matrix` says where pixels go."
 
     def plan(
         self,
@@ -66,7 +66,7 @@ class ItemGeometry(Transform):
         "`x` changed as planned."
         raise NotImplementedError
 
-    def places(
+    def source_matrix(
         self,
         plan: Any,  # what `plan` answered
         hw: tuple[int, int],  # height and width before
@@ -77,7 +77,7 @@ class ItemGeometry(Transform):
     def __call__(self, x, rng=None, trail=None):
         plan = self.plan(*x.shape[-2:], rng)
         if trail is not None:
-            trail.append(self.places(plan, x.shape[-2:]))
+            trail.append(self.source_matrix(plan, x.shape[-2:]))
         return self.apply(x, plan)
 
 
@@ -99,7 +99,7 @@ class CropTransform(ItemGeometry):
     def apply(self, x, plan):
         return apply_cut(x, plan)
 
-    def places(self, plan, hw):
+    def source_matrix(self, plan, hw):
         return plan.matrix()
 
 # %% ../../nbs/data/02_resize.ipynb #0bdd9492
@@ -256,7 +256,7 @@ class FlipItem(ItemGeometry):
     def apply(self, x, plan):
         return x.flip(-1) if plan else x
 
-    def places(self, plan, hw):
+    def source_matrix(self, plan, hw):
         return _symmetry_matrix(4 if plan else 0, *hw)
 
 
@@ -278,7 +278,7 @@ class DihedralItem(ItemGeometry):
     def apply(self, x, plan):
         return (x.flip(-1) if plan > 3 else x).rot90(plan % 4, (-2, -1))
 
-    def places(self, plan, hw):
+    def source_matrix(self, plan, hw):
         return _symmetry_matrix(plan, *hw)
 
 
@@ -317,30 +317,30 @@ class ItemPipeline(Pipeline):
         x = open_image(src, cut if first else None, self.mode)
         for t in tfms[1 if first else 0 :]:
             try:
-                x = (
-                    t(x, rng, trail)
-                    if isinstance(t, ItemGeometry)
-                    else t(x, rng)
-                    if isinstance(t, Transform)
-                    else _foreign(t, x, self.mode)
-                )
+                x = self._step(t, x, rng, trail)
             except Exception as e:
                 e.add_note(f'in the item transform {t!r}, given a picture {tuple(x.shape)}')
                 raise
         return x
 
+    def _step(
+        self, t: Callable, x: torch.Tensor, rng: random.Random | None, trail: list[torch.Tensor] | None
+    ) -> torch.Tensor:  # (c,h,w) uint8
+        "`x` after one transform; foreign callables, and the `encodes` of transforms, are given a Pillow picture."
+        if isinstance(t, ItemGeometry):
+            return t(x, rng, trail)
+        if isinstance(t, Transform) and not t.uses_encodes:
+            return t(x, rng)
+        im = PILImage.create(x) if self.mode == 'RGB' else PILImageBW.create(x)
+        y = own_state(t)(im, rng) if isinstance(t, Transform) else t(im)
+        try:
+            return to_tensor(y, self.mode)
+        except (ImageError, AttributeError, TypeError) as e:
+            e.add_note(f'it was given a Pillow picture and returned a {type(y).__name__}')
+            raise
+
     def valid(self) -> 'ItemPipeline':
         return ItemPipeline(super().valid().tfms, self.mode)
-
-
-def _foreign(f: Callable, x: torch.Tensor, mode: str) -> torch.Tensor:
-    "`f` applied to the Pillow form of `x`."
-    y = f(to_pil(x))
-    try:
-        return to_tensor(y, mode)
-    except (ImageError, AttributeError, TypeError) as e:
-        e.add_note(f'it was given a Pillow picture and returned a {type(y).__name__}')
-        raise
 
 # %% ../../nbs/data/02_resize.ipynb #bffeaffd
 def to_source(
