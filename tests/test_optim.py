@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -299,3 +300,84 @@ def test_schedules_are_plain_values():
     for name in SCHEDULES:
         assert pickle.loads(pickle.dumps(get_schedule(name))) == get_schedule(name)
     assert one_cycle() != one_cycle(0.3)
+
+
+def steps(opt, p, n=12):
+    "`p` after `n` steps on the same gradients."
+    torch.manual_seed(0)
+    for _ in range(n):
+        p.grad = torch.randn(3)
+        opt.step()
+    return p.detach()
+
+
+def test_qhadam_follows_its_paper():
+    "Ma & Yarats, equation 4, with the averages corrected for their start at 0 as in fastai."
+    mom, sqr_mom, nu_1, nu_2, lr, eps, wd = 0.9, 0.99, 0.7, 0.8, 0.05, 1e-8, 0.1
+    ours = steps(QHAdam([p := nn.Parameter(torch.ones(3))], lr, mom, sqr_mom, nu_1, nu_2, eps, wd), p)
+    torch.manual_seed(0)
+    want, avg, sqr = torch.ones(3), torch.zeros(3), torch.zeros(3)
+    for n in range(1, 13):
+        g = torch.randn(3)
+        want = want * (1 - lr * wd)
+        avg = mom * avg + (1 - mom) * g
+        sqr = sqr_mom * sqr + (1 - sqr_mom) * g * g
+        top = (1 - nu_1) * g + nu_1 * avg / (1 - mom**n)
+        bottom = ((1 - nu_2) * g * g + nu_2 * sqr / (1 - sqr_mom**n)).sqrt() + eps
+        want = want - lr * top / bottom
+    torch.testing.assert_close(ours, want)
+
+
+def test_radam_and_ranger_follow_their_formula():
+    "Liu et al., algorithm 2: no scaling until the variance of the mean square can be told (rho above 5)."
+    mom, sqr_mom, lr = 0.9, 0.99, 0.05
+    ours = steps(RAdam([p := nn.Parameter(torch.ones(3))], lr, mom, sqr_mom, eps=0.0), p)
+    torch.manual_seed(0)
+    want, avg, sqr, rho_inf = torch.ones(3), torch.zeros(3), torch.zeros(3), 2 / (1 - sqr_mom) - 1
+    for n in range(1, 13):
+        g = torch.randn(3)
+        avg = mom * avg + (1 - mom) * g
+        sqr = sqr_mom * sqr + (1 - sqr_mom) * g * g
+        direction = avg / (1 - mom**n)
+        rho = rho_inf - 2 * n * sqr_mom**n / (1 - sqr_mom**n)
+        if rho > 5:
+            r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+            direction = direction * r / (sqr / (1 - sqr_mom**n)).sqrt()
+        want = want - lr * direction
+    torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-5)
+
+
+def test_larc_limits_the_step_by_the_size_of_the_weights():
+    p = nn.Parameter(torch.tensor([3.0, 4.0]))  # of length 5
+    p.grad = torch.tensor([100.0, 0.0])
+    Larc([p], lr=0.5, mom=0.0, trust_coeff=0.02).step()
+    torch.testing.assert_close(p.data, torch.tensor([3.0 - 0.02 * 5 / 100 * 100, 4.0]))
+
+
+def test_optim_wrapper_takes_what_fastai_takes():
+    p = nn.Parameter(torch.ones(2))
+    sgd = OptimWrapper([p], torch.optim.SGD, momentum=0.9)
+    assert type(sgd) is torch.optim.SGD and sgd.param_groups[0]['momentum'] == 0.9
+    two = OptimWrapper([[p], [nn.Parameter(torch.ones(1))]], torch.optim.SGD, lr=0.3)
+    assert [g['lr'] for g in two.param_groups] == [0.3, 0.3]
+    adamw = partial(OptimWrapper, opt=torch.optim.AdamW, weight_decay=0.01, eps=1e-3)([p], lr=0.2)
+    assert {k: adamw.param_groups[0][k] for k in ('lr', 'weight_decay', 'eps')} == {
+        'lr': 0.2,
+        'weight_decay': 0.01,
+        'eps': 1e-3,
+    }
+    assert OptimWrapper(opt=sgd) is sgd
+    with pytest.raises(TypeError, match='needs opt='):
+        OptimWrapper([p])
+
+
+@pytest.mark.parametrize('make', [np.array, torch.tensor, tuple])
+def test_rates_as_arrays(make):
+    rates = make([1e-4, 1e-2])
+    assert lr_list(rates, 2) == pytest.approx([1e-4, 1e-2])
+    opt = SGD(make_groups([[nn.Parameter(torch.ones(2, 2))], [nn.Parameter(torch.ones(2))]]))
+    set_hyper(opt, 'lr', rates)
+    assert [g['lr'] for g in opt.param_groups] == pytest.approx([1e-4, 1e-2])
+    assert all(type(g['lr']) is float for g in opt.param_groups)
+    with pytest.raises(ValueError, match='2 learning rates for 3 parameter groups'):
+        lr_list(rates, 3)

@@ -294,7 +294,20 @@ from vislearn.train.metrics import (
     top_k_accuracy,
 )
 from .train.mix import CutMix, MixSwitch, MixUp
-from .train.optim import SGD, Adam, Lamb, OptimWrapper, RMSProp, lr_list, ranger
+from vislearn.train.optim import (
+    SGD,
+    Adam,
+    Lamb,
+    Larc,
+    Lookahead,
+    OptimWrapper,
+    QHAdam,
+    RAdam,
+    RMSProp,
+    list_optimizers,
+    lr_list,
+    ranger,
+)
 from .train.progress import ProgressCallback
 from .train.recorder import Recorder
 from vislearn.train.schedules import (

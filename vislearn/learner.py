@@ -313,8 +313,8 @@ class Learner(TrainLoop):
 
     def create_opt(self) -> None:
         "Make a new optimizer, without the memory of earlier steps."
-        lr = self.lr.stop if isinstance(self.lr, slice) else self.lr
-        self.opt = self.opt_func(make_groups(self.layer_groups(), self.lr, self.wd, self.wd_bn_bias), lr)
+        lr = lr_list(self.lr, len(self.layer_groups()))[-1]
+        self.opt = self.opt_func(make_groups(self.layer_groups(), self.lr, self.wd, self.wd_bn_bias), lr=lr)
 
     def set_lr(
         self,

@@ -271,6 +271,11 @@ class TrainLoop:
             getattr(self.dls, 'device', None) or next(iter(self.model.parameters()), torch.empty(0)).device
         )
 
+    @property
+    def epoch_complete(self) -> bool:
+        "Was the present epoch trained and judged to its end? For `after_epoch`, which also follows a cancelled epoch."
+        return bool(self.history) and self.history[-1] is self.row
+
     # callbacks
     def add_cb(self, cb: Callback | type[Callback]) -> 'TrainLoop':
         "Add a callback; returns the learner."
@@ -359,7 +364,7 @@ class TrainLoop:
 
     def create_opt(self) -> None:
         "Make a new optimizer, without the memory of earlier steps."
-        self.opt = self.opt_func(self.param_groups(), self.lr)
+        self.opt = self.opt_func(self.param_groups(), lr=self.lr)
 
     def set_lr(self, lr: float) -> None:
         "Set the learning rate of all parameter groups."
