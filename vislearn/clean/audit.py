@@ -27,10 +27,11 @@ from ..core import suggest
 from ..data.block import DataBlock
 from ..data.decode import ImageError
 from ..data.image import Cut, open_image
+from ..data.label_errors import LabelErrors
 from ..data.loaders import DataLoaders
 from ..data.show import show_image
 from ..data.split import KFoldSplitter
-from ..data.targets import MultiCategory, Target
+from ..data.targets import Target, target_of
 from ..interpret.calibrate import fit_temperature, rescale
 from ..interpret.embed import embed
 from ..interpret.plots import _grid
@@ -159,47 +160,14 @@ def _groups(n, pairs):
 def find_label_errors(
     probs: Tensor,  # (n,c) probabilities from a model that was not trained on these items
     targs: Tensor,  # (n,) given class numbers, or (n,c) 0/1
-) -> list[tuple[int, int, float]]:  # (position, class, score 0-1), the most likely errors first
-    "Labels that are probably wrong (confident learning, Northcutt et al., 2021): the class that should be there, or with several labels the one that should be switched."
-    probs = rescale(
-        probs, fit_temperature(probs, targs), targs.ndim == 2
-    )  # a model that is too sure would accuse too many
-    if targs.ndim == 2:
-        return _label_errors_multi(probs, targs > 0.5)
-    share, idx = _false_share(probs, targs.long()), torch.arange(len(targs))
-    given = probs[idx, targs]  # (n,) probability of the given label
-    other, y = probs.scatter(1, targs[:, None], -1.0).max(1)
-    found = []
-    for c, wrong in enumerate(share.tolist()):
-        mine = ((targs == c) & (other > given)).nonzero().flatten()
-        worst = mine[(given - other)[mine].argsort(stable=True)][: round(wrong * int((targs == c).sum()))]
-        found += [(i, int(y[i]), float(1 + other[i] - given[i]) / 2) for i in worst.tolist()]
-    return sorted(found, key=lambda o: (-o[2], o[0]))
+) -> LabelErrors:  # (position, class, score 0-1), the most likely errors first
+    """Labels that are probably wrong (confident learning, Northcutt et al., 2021).
 
-
-def _false_share(probs, targs):
-    "Share (c,) of each class's labels that is false: items are counted as the class whose usual confidence they reach."
-    c = probs.shape[1]
-    given, count = probs.gather(1, targs[:, None])[:, 0], torch.bincount(targs, minlength=c)
-    usual = torch.bincount(targs, given.double(), minlength=c) / count.clamp_min(
-        1
-    )  # (c,) how sure the model is where the label is that class
-    sure, y = torch.where((probs >= usual) & (count > 0), probs.double(), -1.0).max(1)
-    has = sure > 0
-    joint = torch.bincount(targs[has] * c + y[has], minlength=c * c).reshape(c, c)  # given by likely class
-    return torch.where(joint.sum(1) > 0, 1 - joint.diagonal() / joint.sum(1).clamp_min(1), 0.0)
-
-
-def _label_errors_multi(probs, truth):
-    "Each label as a question of its own: present, or absent."
-
-    def mean(w):
-        return (probs * w).sum(0) / w.sum(0).clamp_min(1)
-
-    yes, no = mean(truth.float()), 1 - (mean((~truth).float()))  # (c,) usual confidence where present, where absent
-    bad = torch.where(truth, (1 - probs >= no) & (probs < 0.5), (probs >= yes) & (probs > 0.5)) & truth.any(0)
-    off = (truth.float() - probs).abs()
-    return sorted(((i, j, float(off[i, j])) for i, j in bad.nonzero().tolist()), key=lambda o: (-o[2], o[:2]))
+    Each comes with the class that should be there, or with several labels per picture the one that should be switched.
+    """
+    target = target_of(targs, probs.shape[1])
+    calm = rescale(probs, fit_temperature(probs, targs), target)  # a model that is too sure would accuse too many
+    return target.label_errors(calm, targs)
 
 # %% ../../nbs/clean/00_audit.ipynb #db8bd070
 @dataclass
@@ -216,8 +184,7 @@ class OutOfFold:
     @property
     def error_rate(self) -> float:
         "Share of items answered wrongly (with several labels: not wholly right)."
-        wrong = self.target.decide(self.probs) != (self.targs > 0.5 if self.targs.ndim == 2 else self.targs)
-        return float((wrong.any(1) if wrong.ndim == 2 else wrong).float().mean())
+        return float(self.target.wrong(self.target.decide(self.probs), self.targs).float().mean())
 
     def __repr__(self):
         return f'OutOfFold({len(self.items)} items, {int(self.folds.max()) + 1} folds, {self.error_rate:.1%} wrong)'
@@ -242,8 +209,8 @@ def fit_linear(
     steps: int = 200,
 ) -> tuple[Tensor, Tensor]:  # weights (d,c), bias (c,)
     "Logistic regression by accelerated gradient descent (Nesterov, 1983): softmax for class numbers, sigmoid for 0/1."
-    n, multi = len(x), y.ndim == 2
-    t = y.float() if multi else F.one_hot(y.long(), c).float()
+    n, target = len(x), target_of(y, c)
+    t = target.one_hot(y).float()
     v = x.new_ones(x.shape[1])
     for _ in range(20):
         v = F.normalize(x.T @ (x @ v), dim=0)  # the direction of greatest curvature
@@ -253,7 +220,7 @@ def fit_linear(
     for k in range(steps):
         wz, bz = w + k / (k + 3) * (w - w0), b + k / (k + 3) * (b - b0)
         z = x @ wz + bz
-        g = ((z.sigmoid() if multi else z.softmax(1)) - t) / n
+        g = (target.activate(z) - t) / n
         w0, b0, w, b = w, b, wz - rate * (x.T @ g + l2 * wz), bz - rate * g.sum(0)
     return w, b
 
@@ -265,13 +232,13 @@ def _probe(x, y, c, folds, l2):
         out = folds == f
         w, b = fit_linear(x[~out], y[~out], c, l2)
         z = x[out] @ w + b
-        probs[out] = z.sigmoid() if y.ndim == 2 else z.softmax(1)
+        probs[out] = target_of(y, c).activate(z)
     return probs
 
 
-def _log_loss(probs, y):
-    p = probs.double().clamp(1e-9, 1 - 1e-9)
-    return float(F.binary_cross_entropy(p, y.double()) if y.ndim == 2 else F.nll_loss(p.log(), y))
+def _log_loss(probs: Tensor, y: Tensor) -> float:
+    target = target_of(y, probs.shape[1])
+    return float(target.log_loss(target.to_logits(probs.double().clamp(1e-9, 1 - 1e-9)), y))
 
 
 def _judge_features(block, source, k, labels, groups, bs, seed):
@@ -309,7 +276,7 @@ def cross_validate(
 ) -> OutOfFold:
     "Judge every item by a model that did not see it: `k` models, each trained on all but one part of the items."
     block = _with_all_labels(block, source)
-    labels = None if groups is not None or isinstance(block.blocks[1].target(), MultiCategory) else block.get_y
+    labels = None if groups is not None else block.blocks[1].target().stratify_by(block.get_y)
     if make_learner is None:
         return _judge_features(block, source, k, labels, groups, bs, seed)
     items, sources, preds, folds = [], [], [], []
@@ -582,7 +549,7 @@ class DataAudit:
         ds = self.dls.train.dataset
         if ds.vocab is None or ds.y is None or not len(ds):
             return _table([])
-        counts = ds.y.sum(0) if ds.y.ndim == 2 else torch.bincount(ds.y, minlength=len(ds.vocab))
+        counts = torch.tensor(ds.target.counts(ds.y))
         mean = float(counts.float().mean())
         rare = [i for i, n in enumerate(counts.tolist()) if n < max(self.limits.few, self.limits.rare * mean)]
         return _table(

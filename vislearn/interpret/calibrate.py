@@ -9,25 +9,19 @@ __all__ = ['rescale', 'fit_temperature', 'divide_logits']
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.targets import Category, Target, target_of
+
 # %% ../../nbs/interpret/01_calibrate.ipynb #78c261a5
-def _log_odds(probs):
-    return torch.logit(probs.double().clamp(1e-12, 1 - 1e-12))
-
-
 def rescale(
     probs: Tensor,  # (n,c)
     temperature: float,  # above 1: less sure
-    multi: bool = False,  # several labels: sigmoid, not softmax
+    target: Target | None = None,  # the task; one label per picture if not given
 ) -> Tensor:  # (n,c)
     "The probabilities that logits divided by `temperature` would have given."
-    return (
-        (_log_odds(probs) / temperature).sigmoid().float()
-        if multi
-        else (probs.double().clamp_min(1e-45).log() / temperature).softmax(1).float()
-    )
+    target = target or Category(range(probs.shape[1]))
+    return target.activate(target.to_logits(probs) / temperature).float()
 
 
 def fit_temperature(
@@ -35,15 +29,11 @@ def fit_temperature(
     targs: Tensor,  # (n,) class numbers, or (n,c) 0/1
 ) -> float:
     "The temperature with the lowest loss (Guo et al., 2017), by golden-section search between 1/20 and 20."
-    multi = targs.ndim == 2
-    z = _log_odds(probs) if multi else probs.double().clamp_min(1e-45).log()
+    target = target_of(targs, probs.shape[1])
+    z = target.to_logits(probs)
 
-    def loss(t):
-        return float(
-            F.binary_cross_entropy_with_logits(z / math.exp(t), targs.double())
-            if multi
-            else F.cross_entropy(z / math.exp(t), targs.long())
-        )
+    def loss(t: float) -> float:
+        return float(target.log_loss(z / math.exp(t), targs))
 
     a, b, g = -3.0, 3.0, (math.sqrt(5) - 1) / 2
     for _ in range(40):

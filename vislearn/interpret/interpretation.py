@@ -98,11 +98,6 @@ class Interpretation:
         "The answers."
         return self.target.decide(self.preds)
 
-    @property
-    def multi(self) -> bool:
-        "Are there several labels per picture?"
-        return self.vocab is not None and self.targs is not None and self.targs.ndim == 2
-
     def __len__(self):
         return len(self.preds)
 
@@ -138,18 +133,10 @@ class Interpretation:
         def show(y):
             return self.target.show(y) or ('' if self.target.moves else '(none)')
 
-        p, prob = self.preds[i], ''
-        if self.multi:
-            j = int((p - self.targs[i]).abs().argmax())
-            prob = f'{self.vocab[j]} {p[j]:.2f}'
-        elif self.vocab is not None:
-            prob = f'{p.max():.2f}'
-        return (
-            show(self.decided[i]),
-            '' if self.targs is None else show(self.targs[i]),
-            '' if self.losses is None else f'{self.losses[i]:.2f}',
-            prob,
-        )
+        targ = None if self.targs is None else self.targs[i]
+        actual = '' if targ is None else show(targ)
+        loss = '' if self.losses is None else f'{self.losses[i]:.2f}'
+        return show(self.decided[i]), actual, loss, self.target.prob_text(self.preds[i], targ)
 
     def _title(self, i, width):
         pred, actual, *numbers = self.texts(i)
@@ -197,9 +184,7 @@ class Interpretation:
 
     @property
     def _head(self):
-        return 'Prediction / Actual / Loss' + (
-            ' / Label furthest off' if self.multi else ' / Probability' if self.vocab is not None else ''
-        )
+        return ' / '.join(filter(None, ['Prediction', 'Actual', 'Loss', self.target.prob_title]))
 
     def plot_top_losses(
         self,
@@ -284,7 +269,7 @@ class Interpretation:
     ):  # Axes
         "Draw all pictures on a plane, alike ones near each other (the first two principal components of the embeddings)."
         xy, share = pca(F.normalize(self.embeddings))
-        groups = self.targs.tolist() if self.vocab is not None and self.targs is not None and not self.multi else None
+        groups = None if self.targs is None else self.target.groups(self.targs)
         ax = plot_map(xy, groups, self.vocab if groups else None, self.picture, max_thumbs, title, figsize, ax)
         ax.set(xlabel=f'{share[0]:.0%} of the variance', ylabel=f'{share[1]:.0%} of the variance')
         return ax
@@ -360,7 +345,7 @@ class ClassificationInterpretation(Interpretation):
     ):  # Axes, or a list of them for several labels
         "Draw the confusion matrix."
         cm, vocab, c = self.confusion_matrix(), self.vocab, len(self.vocab)
-        if self.multi:
+        if self.target.confusion_plot == 'per label':
             return plot_confusion_multi(cm, vocab, normalize, title, cmap, norm_dec, k or 16, None, figsize, dpi, ax)
         if k is not None and k < c:
             keep = confused_classes(cm, k)
@@ -376,12 +361,7 @@ class ClassificationInterpretation(Interpretation):
         min_val: int = 1,  # pictures, at least
     ) -> list[tuple]:  # of (actual, predicted, count), most frequent first
         "Which classes are taken for which; with several labels, which is missed while which is wrongly seen in the same picture."
-        if self.multi:
-            t, y = self.targs > 0.5, self.decided > 0.5
-            cm = ((t & ~y).float().T @ (~t & y).float()).long().numpy()
-        else:
-            cm = self.confusion_matrix().copy()
-        np.fill_diagonal(cm, 0)
+        cm = self.target.mistakes(self.targs, self.decided).numpy()
         pairs = sorted(
             ((int(cm[i, j]), int(i), int(j)) for i, j in np.argwhere(cm >= max(1, min_val))),
             key=lambda o: (-o[0], o[1:]),
@@ -390,11 +370,8 @@ class ClassificationInterpretation(Interpretation):
 
     def wrong(self) -> Tensor:  # positions, most confident first
         "Where the answer is wrong, the most confident mistakes first."
-        if self.multi:
-            bad, sure = (self.decided != (self.targs > 0.5)).any(1), (self.preds - self.targs).abs().amax(1)
-        else:
-            bad, sure = self.decided != self.targs, self.preds.amax(1)
-        idxs = bad.nonzero().flatten()
+        idxs = self.target.wrong(self.decided, self.targs).nonzero().flatten()
+        sure = self.target.sureness(self.preds, self.targs)
         return idxs[sure[idxs].argsort(descending=True, stable=True)]
 
     def plot_confident_wrong(
@@ -411,7 +388,7 @@ class ClassificationInterpretation(Interpretation):
 
     def _scores(self, average: str) -> dict[str, Tensor]:
         "Precision, recall and F1 of the decisions."
-        answers = self.decided.float() if self.multi else F.one_hot(self.decided, len(self.vocab)).float()
+        answers = self.target.one_hot(self.decided).float()
         return {
             k: f(answers, self.targs, average=average, logits=False)
             for k, f in dict(precision=precision_score, recall=recall_score, f1=f1_score).items()
@@ -419,18 +396,14 @@ class ClassificationInterpretation(Interpretation):
 
     def class_table(self) -> Table:  # of label, precision, recall, f1, support[, taken_for]
         "Precision, recall, F1 and number of pictures of every class, and what it is most often taken for."
-        scores, actual = (
-            self._scores('none'),
-            self.targs.sum(0) if self.multi else torch.bincount(self.targs, minlength=len(self.vocab)),
-        )  # (c,) each
+        scores = self._scores('none')  # (c,) each
+        actual = self.target.counts(self.targs)
         rows = [
             dict(label=v, **{k: float(o[i]) for k, o in scores.items()}, support=int(actual[i]))
             for i, v in enumerate(self.vocab)
         ]
-        if not self.multi:
-            cm = self.confusion_matrix().copy()
-            np.fill_diagonal(cm, 0)
-            for row, counts in zip(rows, cm):
+        if self.target.confusion_plot == 'matrix':
+            for row, counts in zip(rows, self.target.mistakes(self.targs, self.decided)):
                 row['taken_for'] = self.vocab[int(counts.argmax())] if counts.any() else None
         return Table(rows)
 
@@ -448,14 +421,15 @@ class ClassificationInterpretation(Interpretation):
             return f'{name:>{w}}' + ''.join(f'{x:>11.3f}' for x in v) + f'{int(n):>11}'
 
         support, total = nums[:, 3], int(nums[:, 3].sum())
-        seen = np.ones(len(rows), bool) if self.multi else (support > 0) | (nums[:, :3].sum(1) > 0)
+        averages = self.target.averages
+        seen = (support > 0) | (nums[:, :3].sum(1) > 0) | ('micro' in averages)
         out = [
             ' ' * w + ''.join(f'{o:>11}' for o in ('precision', 'recall', 'f1', 'support')),
             '',
             *(line(n, v[:3], v[3]) for n, v in zip(names, nums)),
             '',
         ]
-        if self.multi:
+        if 'micro' in averages:
             out.append(line('micro avg', map(float, self._scores('micro').values()), total))
         else:
             out.append(
@@ -498,7 +472,7 @@ class ClassificationInterpretation(Interpretation):
     ):  # Axes
         "Draw how often answers were right against how sure the model was."
         title = 'Calibration' + (f' at temperature {temperature:.2f}' if temperature != 1 else '')
-        return plot_reliability(rescale(self.preds, temperature, self.multi), self.targs, n_bins, title, figsize, ax)
+        return plot_reliability(rescale(self.preds, temperature, self.target), self.targs, n_bins, title, figsize, ax)
 
     def temperature(self) -> float:
         "The temperature that makes the probabilities truest on this set; above 1 the model is too sure."
@@ -521,7 +495,7 @@ class ClassificationInterpretation(Interpretation):
         beta: float = 1.0,  # recall counts `beta` times as much as precision
     ) -> list[float] | float:  # 0-1
         "For several labels: the thresholds with the highest F-beta on this set."
-        if not self.multi:
+        if self.target.thresh is None:
             raise TypeError(
                 'thresholds are for several labels per picture; with one the most probable label is the answer'
             )

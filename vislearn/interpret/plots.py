@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core import listify
 from ..data.show import get_grid
+from ..data.targets import target_of
 from ..table import shorten
 from vislearn.train.metrics import (
     average_precision_score,
@@ -74,10 +75,7 @@ def confusion(
     c: int,  # classes
 ) -> np.ndarray:  # (c,c) counts, rows actual and columns predicted; (c,2,2) for several labels
     "How often each class was answered with each."
-    if targs.ndim == 2:
-        t, y = targs > 0.5, decided > 0.5
-        return torch.stack([torch.stack([(a & b).sum(0) for b in (~y, y)]) for a in (~t, t)]).permute(2, 0, 1).numpy()
-    return torch.bincount(targs.long() * c + decided.long(), minlength=c * c).reshape(c, c).numpy()
+    return target_of(targs, c).confusion(targs, decided).numpy()
 
 # %% ../../nbs/interpret/00_plots.ipynb #040261bf
 def _pool(cm, per):
@@ -263,10 +261,6 @@ def _curves(ax, curve, areas, vocab, wanted, unit):
         )
     return ax
 
-
-def _one_against_rest(probs, targs):
-    return targs > 0.5 if targs.ndim == 2 else F.one_hot(targs.long(), probs.shape[1]).bool()
-
 # %% ../../nbs/interpret/00_plots.ipynb #07217869
 def plot_pr(
     probs: Tensor,  # (n,c)
@@ -279,7 +273,8 @@ def plot_pr(
     ax=None,  # Axes to draw on
 ):  # Axes
     "Draw precision against recall, each label against the rest; the areas are average precisions."
-    truth, areas = _one_against_rest(probs, targs), average_precision_score(probs, targs, average='none', logits=False)
+    truth = target_of(targs, probs.shape[1]).one_hot(targs)  # (n,c)
+    areas = average_precision_score(probs, targs, average='none', logits=False)
 
     def curve(i):
         prec, rec, _ = precision_recall_curve(probs[:, i], truth[:, i])
@@ -305,7 +300,8 @@ def plot_roc(
     ax=None,  # Axes to draw on
 ):  # Axes
     "Draw the true against the false positive rate, each label against the rest."
-    truth, areas = _one_against_rest(probs, targs), roc_auc_score(probs, targs, average='none', logits=False)
+    truth = target_of(targs, probs.shape[1]).one_hot(targs)  # (n,c)
+    areas = roc_auc_score(probs, targs, average='none', logits=False)
 
     def curve(i):
         return [o.numpy() for o in roc_curve(probs[:, i], truth[:, i])[:2]]
