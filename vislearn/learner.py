@@ -249,7 +249,7 @@ class Learner(TrainLoop):
                     'these loaders do not say what is predicted, so the loss must be given: Learner(..., loss_func=nn.CrossEntropyLoss())'
                 )
             loss_func = dls.target.loss_func()
-        elif getattr(loss_func, 'thresh', 0.5) != 0.5 and hasattr(getattr(dls, 'target', None), 'set_thresh'):
+        elif getattr(loss_func, 'thresh', 0.5) != 0.5 and getattr(getattr(dls, 'target', None), 'thresh', None):
             dls.target.set_thresh(loss_func.thresh)  # fastai keeps it in the loss
         if metrics is None:
             metrics = getattr(getattr(dls, 'target', None), 'metrics', ())
@@ -618,7 +618,7 @@ class Learner(TrainLoop):
         """With several labels per picture: find the thresholds with the highest F-beta and decide by them from now on, in metrics, predictions and exports.
         Scores on the items they were chosen on flatter; judge by others (`learn.validate(dl=dls.test_dl(items, with_labels=True))`)."""
         target = self.dls.target
-        if not hasattr(target, 'set_thresh'):
+        if target.thresh is None:
             raise TypeError(
                 f'thresholds are for several labels per picture; what is predicted here is {target}, which needs none'
             )

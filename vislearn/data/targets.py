@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LabelWeights', 'Thresholds', 'Target', 'Vocab', 'LabelError', 'CrossEntropy', 'BCEWithLogits', 'Category',
-           'MultiCategory', 'Regression', 'SquaredError', 'Points', 'guess_target', 'target_of']
+           'MultiCategory', 'Regression', 'SquaredError', 'Points', 'guess_target', 'target_of', 'has_several_labels']
 
 # %% ../../nbs/data/12_targets.ipynb #476d0b8e
 import warnings
@@ -924,3 +924,11 @@ def target_of(
 ) -> Category | MultiCategory:  # its labels are 0 to c-1
     "The task that encoded labels belong to: several labels per picture if there is a column for each, else one."
     return MultiCategory(range(c)) if targs.ndim == 2 else Category(range(c))
+
+
+def has_several_labels(
+    preds: Tensor,  # (n,c)
+    targs: Tensor,  # (n,) class numbers, or (n,c) 0-1
+) -> bool:
+    "Do the targets have a column for each prediction?"
+    return torch.as_tensor(targs).shape == torch.as_tensor(preds).shape

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import suggest
+from ..data.targets import has_several_labels
 
 # %% ../../nbs/train/02_metrics.ipynb #4edd55c0
 def _flat(preds, targs, axis=-1):
@@ -97,8 +98,7 @@ def accuracy_multi(
     return (_decide(p, thresh, sigmoid) == (t > 0.5)).float().mean()
 
 # %% ../../nbs/train/02_metrics.ipynb #2ff83667
-def _is_multi(preds, targs):
-    return torch.as_tensor(targs).shape == torch.as_tensor(preds).shape
+_is_multi = has_several_labels
 
 # %% ../../nbs/train/02_metrics.ipynb #16de1fe5
 def _answers(preds, targs, thresh=0.5, logits=True):
@@ -552,11 +552,11 @@ def get_metric(
             f'there is no metric {name!r}{suggest(name, _by_name) or "; by name there are " + ", ".join(_by_name)}'
         )
     f = _by_name[name]
-    if not hasattr(target, 'thresh') or 'thresh' not in inspect.signature(f).parameters:
+    if target is None or not target.decision_args() or 'thresh' not in inspect.signature(f).parameters:
         return f
 
     @wraps(f)
-    def _at_thresh(preds, targs):
-        return f(preds, targs, thresh=target.thresh)
+    def _as_target_decides(preds, targs):
+        return f(preds, targs, **target.decision_args())  # asked each time: thresholds may change
 
-    return _at_thresh
+    return _as_target_decides
