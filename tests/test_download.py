@@ -28,20 +28,10 @@ from PIL import Image
 
 from vislearn.collect import images as collect
 from vislearn.collect.archive import ArchiveError, extract_archive
-from vislearn.collect.download import (
-    FetchError,
-    Limits,
-    URLs,
-    clean_url,
-    download_url,
-    download_urls,
-    fetch,
-    is_public,
-    untar_data,
-    url_name,
-)
+from vislearn.collect.download import URLs, download_url, download_urls, fetch, untar_data
 from vislearn.collect.images import SearchError, download_images, picture_suffix, search_images_bing, search_images_ddg
 from vislearn.collect.samples import sample_data
+from vislearn.collect.urls import FetchError, Limits, clean_url, is_public, url_name
 from vislearn.data.decode import image_formats
 from vislearn.data.files import get_image_files, image_extensions
 from vislearn.data.verify import BadImages, verify_image, verify_images

@@ -48,16 +48,11 @@ from .clean.audit import DataAudit, cross_validate
 from vislearn.collect.download import (
     Download,
     DownloadReport,
-    FetchError,
-    Limits,
     URLs,
-    clean_url,
     download_url,
     download_urls,
     fetch,
-    is_public,
     untar_data,
-    url_name,
 )
 from vislearn.collect.images import (
     ImageUrl,
@@ -69,6 +64,7 @@ from vislearn.collect.images import (
     search_images_ddg,
 )
 from .collect.samples import sample_data
+from .collect.urls import FetchError, Limits, clean_url, is_public, url_name
 from .core import Pipeline, Transform, default_device, listify, set_seed
 from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
 from vislearn.data.block import (
