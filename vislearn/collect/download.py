@@ -427,7 +427,7 @@ def download_urls(
     preserve_filename: bool = False,  # name files after their URLs, not after their content
     allow_private: bool = True,  # see `Limits`
 ) -> DownloadReport:
-    "Download many URLs into a folder and account for each; what an earlier call with this folder got is not fetched again."
+    "Download many URLs into a folder, account for each, and do not fetch again what an earlier call has got."
     dest, urls = Path(dest), [str(o).strip() for o in urls]
     dest.mkdir(parents=True, exist_ok=True)
     _clean_parts(dest)

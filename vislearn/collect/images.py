@@ -32,48 +32,47 @@ from ..data.image import open_image, to_pil
 from ..progress import progress_bar
 
 # %% ../../nbs/collect/05_images.ipynb #4cef9469
-_suffixes = dict(
-    JPEG='.jpg', MPO='.jpg', TIFF='.tif', JPEG2000='.jp2', DIB='.bmp', PPM='.ppm'
-)  # others: the format's name
+_suffixes = dict(JPEG='.jpg', MPO='.jpg', TIFF='.tif', JPEG2000='.jp2', DIB='.bmp', PPM='.ppm')  # others: by format
 _decoding = threading.Semaphore(2)  # a picture of the largest size allowed takes 150 MB while it is decoded
 
 
 def picture_suffix(data: bytes) -> str:
-    "The suffix that fits some bytes, all of which have been decoded; `ValueError` if they are no usable picture."
+    "The suffix that fits some bytes, all of which have been decoded; `ValueError` if they are not a usable picture."
     try:
         with _decoding:
             open_image(data)
     except ImageError as e:
-        raise ValueError(str(e).partition('is not a usable picture: ')[2] or str(e)) from None
+        reason = str(e).partition('is not a usable picture: ')[2]
+        raise ValueError(reason or str(e)) from None
     with Image.open(io.BytesIO(data)) as im:
-        return _suffixes.get(im.format, f'.{im.format.lower()}')
+        name = im.format or ''
+        return _suffixes.get(name, f'.{name.lower()}')
 
 # %% ../../nbs/collect/05_images.ipynb #05d72afb
 def _urls_of(url_file: str | Path | None, urls: Iterable[str] | None) -> list[str]:
-    if (url_file is None) == (urls is None):
-        raise ValueError('give urls= (a list), or url_file= (a text file with a URL on each line)')
     if isinstance(urls, str):
         raise ValueError(f'urls is a list of URLs, got the text {urls[:50]!r}')
-    found = urls if urls is not None else Path(url_file).read_text(encoding='utf-8').splitlines()
-    return [str(o).strip() for o in found if str(o).strip()]
+    if url_file is not None and urls is None:
+        urls = Path(url_file).read_text(encoding='utf-8').splitlines()
+    elif url_file is not None or urls is None:
+        raise ValueError('give urls= (a list), or url_file= (a text file with a URL on each line)')
+    return [str(o).strip() for o in urls if str(o).strip()]
 
 
-def _warn_if_few(report: DownloadReport, dest: Path):
+def _warn_if_few(report: DownloadReport, dest: Path) -> None:
     failed = report.of('failed')
     if len(failed) * 2 <= len(report):
         return
-    whys = Counter(o.reason for o in failed).most_common(3)
-    warnings.warn(
-        f'{len(failed)} of {len(report)} URLs gave no picture for {dest}: {"; ".join(f"{n} {why}" for why, n in whys)}',
-        stacklevel=3,
-    )
+    counts = Counter(o.reason for o in failed).most_common(3)
+    reasons = '; '.join(f'{n} {why}' for why, n in counts)
+    warnings.warn(f'{len(failed)} of {len(report)} URLs gave no picture for {dest}: {reasons}', stacklevel=3)
 
 # %% ../../nbs/collect/05_images.ipynb #11c2d0df
 def download_images(
-    dest: str | Path,  # folder; made if need be
+    dest: str | Path,  # folder; made if missing
     url_file: str | Path | None = None,  # text file with a URL on each line
     urls: Iterable[str] | None = None,  # or the URLs themselves
-    max_pics: int = 1000,  # the first so many
+    max_pics: int = 1000,  # only this many, from the start of the list
     n_workers: int = 8,  # downloads at once
     timeout: float = 60,  # seconds for one URL, all tries included
     preserve_filename: bool = False,  # name files after their URLs, not after their content
@@ -82,27 +81,26 @@ def download_images(
     allow_private: bool = True,  # may fetch from this machine and the local network
 ) -> DownloadReport:
     "Download pictures into a folder: each whole and decodable, the same one once, every URL accounted for."
-    urls, dest = _urls_of(url_file, urls), Path(dest)
+    found = _urls_of(url_file, urls)
     report = download_urls(
         dest,
-        urls[:max_pics],
-        picture_suffix,
-        n_workers,
-        per_host,
-        timeout,
-        max_bytes,
+        found[:max_pics],
+        check=picture_suffix,
+        n_workers=n_workers,
+        per_host=per_host,
+        timeout=timeout,
+        max_bytes=max_bytes,
         preserve_filename=preserve_filename,
         allow_private=allow_private,
     )
-    report = DownloadReport(
-        [*report, *(Download(o, 'skipped', f'beyond the first {max_pics}') for o in urls[max_pics:])]
-    )
-    _warn_if_few(report, dest)
+    beyond = [Download(o, 'skipped', f'beyond the first {max_pics}') for o in found[max_pics:]]
+    report = DownloadReport([*report, *beyond])
+    _warn_if_few(report, Path(dest))
     return report
 
 # %% ../../nbs/collect/05_images.ipynb #d25e8463
 def _shrink(src: Path, dst: Path, max_size: int | None) -> Path | None:
-    "A copy of one picture with no side longer than `max_size`, or None if it is no usable picture."
+    "A copy of one picture with no side longer than `max_size`, or None if it is not a usable picture."
     try:
         im = to_pil(open_image(src))
     except ImageError:
@@ -130,15 +128,18 @@ def resize_images(
     max_size: int | None = None,  # pixels, the longest side; None: copy only
     recurse: bool = False,  # subfolders too
     dest: str | Path = '.',  # folder for the copies, with the same names; may be `path` itself
-) -> L:  # of Path: the copies; what is no usable picture is left out
+) -> L:  # of Path: the copies; broken pictures are left out
     "Copies of the pictures in a folder, none larger than `max_size`."
-    path, dest = Path(path), Path(dest)
-    fns = get_image_files(path, recurse=recurse)
-    with ThreadPoolExecutor(max_workers or os.cpu_count()) as ex:
-        out = list(
-            progress_bar(ex.map(lambda f: _shrink(f, dest / f.relative_to(path), max_size), fns), len(fns), 'resizing')
-        )
-    return L(o for o in out if o)
+    path = Path(path)
+    dest = Path(dest)
+    files = get_image_files(path, recurse=recurse)
+
+    def shrink(f):
+        return _shrink(f, dest / f.relative_to(path), max_size)
+
+    with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
+        copies = list(progress_bar(pool.map(shrink, files), len(files), 'resizing'))
+    return L(o for o in copies if o)
 
 # %% ../../nbs/collect/05_images.ipynb #41bd820a
 class ImageUrl(str):
@@ -159,9 +160,8 @@ _ddg = 'https://duckduckgo.com/'
 def _ask(url: str, **params: str) -> str:
     out = io.BytesIO()
     headers = {'Referer': _ddg, 'Accept': 'text/html,application/json'}
-    fetch(
-        url + ('?' + urlencode(params) if params else ''), out, Limits(total=30, max_bytes=5_000_000), headers=headers
-    )
+    query = '?' + urlencode(params) if params else ''
+    fetch(url + query, out, Limits(total=30, max_bytes=5_000_000), headers=headers)
     return out.getvalue().decode('utf-8', 'replace')
 
 
@@ -169,7 +169,7 @@ def _ddg_pages(term: str):
     "The pages of results, each a list of URLs."
     token = re.search(r"""vqd=["']?([\d-]+)""", _ask(_ddg, q=term))
     if not token:
-        raise FetchError('its page has changed, or it takes us for a robot')
+        raise FetchError('its page has changed, or it refuses automated requests')
     page = json.loads(_ask(urljoin(_ddg, 'i.js'), l='us-en', o='json', q=term, vqd=token[1], f=',,,', p='1'))
     while True:
         yield [o['image'] for o in page['results']]
@@ -178,21 +178,26 @@ def _ddg_pages(term: str):
         page = json.loads(_ask(urljoin(_ddg, page['next']) + f'&vqd={token[1]}'))
 
 # %% ../../nbs/collect/05_images.ipynb #bc1cc48f
+_instead = (
+    'It is not an official service and may refuse programs. Instead: try again later; put URLs of your own in a text '
+    'file for download_images(dest, url_file=...); take a ready data set, untar_data(URLs.PETS); or, without a '
+    'network, sample_data()'
+)
+
+
 def search_images_ddg(term: str, max_images: int = 200) -> L:
     "URLs of pictures that DuckDuckGo finds for `term`, each once; `SearchError` if it doesn't answer."
-    found, why = {}, ''
+    found: dict[str, None] = {}
+    why = ''
     try:
         for page in _ddg_pages(term):
             found |= dict.fromkeys(page)
             if not page or len(found) >= max_images:
                 break
     except (FetchError, ValueError, KeyError, TypeError) as e:
-        why = str(e) if isinstance(e, FetchError) else 'its answer was not understood'
+        why = f': {e}' if isinstance(e, FetchError) else ': its answer was not understood'
     if not found:
-        raise SearchError(
-            f'DuckDuckGo gave no pictures for {term!r}{": " + why if why else ""}. It is no official service and may refuse programs. Instead: try again in a while; put URLs of your own in a text '
-            'file for download_images(dest, url_file=...); take a ready data set, untar_data(URLs.PETS); or, without a network, sample_data()'
-        )
+        raise SearchError(f'DuckDuckGo gave no pictures for {term!r}{why}. {_instead}')
     return L(ImageUrl(o) for o in found)[:max_images]
 
 # %% ../../nbs/collect/05_images.ipynb #ae016932

@@ -8,6 +8,7 @@ __all__ = ['sample_data']
 # %% ../../nbs/collect/06_samples.ipynb #9458a17d
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,23 +17,24 @@ from PIL import ExifTags, Image
 
 from .draw import draw_picture, kinds
 from ..io import vislearn_home
+from ..table import Table
 
 # %% ../../nbs/collect/06_samples.ipynb #25a1793e
-def _save(im: Image.Image, f: Path, rng: np.random.Generator):
-    style, quality, exif = rng.random(), int(rng.integers(60, 95)), im.getexif()
+def _save(im: Image.Image, f: Path, rng: np.random.Generator) -> None:
+    style = rng.random()
+    quality = int(rng.integers(60, 95))
+    exif = im.getexif()
     if f.suffix == '.png':
         return im.save(f)
     if style < 0.05:
         im = im.convert('L')
     elif style < 0.12:
-        im, exif[ExifTags.Base.Orientation] = (
-            im.transpose(Image.Transpose.ROTATE_90),
-            6,
-        )  # to be turned back by the viewer
+        im = im.transpose(Image.Transpose.ROTATE_90)
+        exif[ExifTags.Base.Orientation] = 6  # to be turned back by the viewer
     im.save(f, quality=quality, progressive=style > 0.9, exif=exif)
 
 # %% ../../nbs/collect/06_samples.ipynb #8abede94
-_breaks = dict(
+_breaks: dict[str, Callable[[bytes], bytes]] = dict(
     truncated=lambda b: b[: len(b) * 2 // 5],
     empty=lambda b: b'',
     html=lambda b: b'<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>Not Found</body></html>',
@@ -42,9 +44,8 @@ _breaks = dict(
 def _draw_broken(path: Path, n: int, size: int, seed: int) -> dict:
     "Broken files beside the `n` good ones of some classes, with what is wrong with each."
     bad = {}
-    for j, how in enumerate(
-        ('truncated', 'empty', 'html', 'truncated', 'truncated', 'html', 'empty')[: max(3, n * len(kinds) // 40)]
-    ):
+    ways = ('truncated', 'empty', 'html', 'truncated', 'truncated', 'html', 'empty')
+    for j, how in enumerate(ways[: max(3, n * len(kinds) // 40)]):
         name = list(kinds)[j % len(kinds)]
         f = path / name / f'{name}_{n + j // len(kinds):03}.jpg'
         draw_picture(name, (seed, j, n), size).save(f)
@@ -55,59 +56,66 @@ def _draw_broken(path: Path, n: int, size: int, seed: int) -> dict:
 # %% ../../nbs/collect/06_samples.ipynb #36a59809
 def _draw_classes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
     "A folder of `n` pictures for each kind of thing, and a record of the faults put in."
-    names, swapped = list(kinds), {}
+    names = list(kinds)
+    swapped = {}
+    total = n * len(names)
     rng = np.random.default_rng((seed, len(names)))
-    wrong = set() if clean else set(rng.choice(n * len(names), n * len(names) // 33, replace=False).tolist())
+    wrong = set() if clean else set(rng.choice(total, total // 33, replace=False).tolist())
     for i, name in enumerate(names):
         (path / name).mkdir()
         for j in range(n):
-            true = names[(i + 1 + rng.integers(len(names) - 1)) % len(names)] if i * n + j in wrong else name
-            f = path / name / f'{name}_{j:03}.{"png" if rng.random() < 0.12 else "jpg"}'
+            true = name
+            if i * n + j in wrong:
+                true = names[(i + 1 + rng.integers(len(names) - 1)) % len(names)]
+            suffix = 'png' if rng.random() < 0.12 else 'jpg'
+            f = path / name / f'{name}_{j:03}.{suffix}'
             _save(draw_picture(true, (seed, i, j), size), f, rng)
             if true != name:
                 swapped[f'{name}/{f.name}'] = true
-    return dict(mislabelled=swapped, damaged={} if clean else _draw_broken(path, n, size, seed))
+    damaged = {} if clean else _draw_broken(path, n, size, seed)
+    return dict(mislabelled=swapped, damaged=damaged)
 
 # %% ../../nbs/collect/06_samples.ipynb #96a796a4
 def _draw_scenes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
-    "`train` and `val` (4:1), `n` pictures a label in all, each with its `metadata.csv`, and a record of the faults put in."
-    names, swapped = list(kinds), {}
-    rng = np.random.default_rng((seed, len(names), 1))
+    "`train` and `val` (4:1), each with its `metadata.csv`, `n` pictures a label in all, and a record of the faults."
+    names = list(kinds)
+    swapped = {}
     total = n * len(names)
+    rng = np.random.default_rng((seed, len(names), 1))
     for part, ids in (('train', range(total * 4 // 5)), ('val', range(total * 4 // 5, total))):
         (path / part).mkdir()
-        rows = [','.join(['Id', *names])]
+        rows = []
         for j in ids:
             things = rng.choice(names, rng.choice([1, 2, 3], p=[0.3, 0.45, 0.25]), replace=False).tolist()
             f = path / part / f'scene_{j:04}.jpg'
             _save(draw_picture(things, (seed, 99, j), size), f, rng)
-            flip = names[rng.integers(len(names))] if not clean and part == 'train' and rng.random() < 0.03 else None
-            if flip:
+            wrong = None  # the label that the table has wrong
+            if not clean and part == 'train' and rng.random() < 0.03:
+                wrong = names[rng.integers(len(names))]
                 swapped[f'{part}/{f.name}'] = things
-            rows.append(','.join([f.stem, *(str(int((o in things) != (o == flip))) for o in names)]))
-        (path / part / 'metadata.csv').write_text('\n'.join(rows) + '\n')
+            rows.append({'Id': f.stem} | {o: int((o in things) != (o == wrong)) for o in names})
+        Table(rows, ['Id', *names]).to_csv(path / part / 'metadata.csv')
     return dict(mislabelled=swapped, damaged={})
 
 # %% ../../nbs/collect/06_samples.ipynb #c71e9c15
-_edition = 'v1'  # to be raised when the drawings change, so that no old set is taken for a new one
+_edition = 'v1'  # raised when the drawings change, so that an old set is not mistaken for a new one
 
 
 def sample_data(
     name: str = 'pictures',  # 'pictures' (one label, class folders) or 'scenes' (several labels, `metadata.csv`)
     n_per_class: int = 50,  # pictures drawn, for each of the six classes
     size: int = 400,  # pixels, the longest side there is; pictures come in several sizes up to it
-    seed: int = 0,  # another seed, other pictures
+    seed: int = 0,  # another seed gives other pictures
     clean: bool = False,  # leave out the damaged and the mislabelled files
     home: Path | str = None,  # folder for the sets; default `vislearn_home()/'samples'`
 ) -> Path:
-    "The folder of a data set that the library draws itself the first time it is asked for (about 10 s)."
+    "The folder of a data set that the library draws itself at the first call (about 10 s)."
     sets = dict(pictures=_draw_classes, scenes=_draw_scenes)
     if name not in sets:
         raise ValueError(f'no built-in data set {name!r}; there are {list(sets)}')
-    path = (
-        Path(home or vislearn_home() / 'samples')
-        / f'{name}-{n_per_class}x{size}-{seed}{"-clean" if clean else ""}-{_edition}'
-    )
+    kind = '-clean' if clean else ''
+    home = Path(home or vislearn_home() / 'samples')
+    path = home / f'{name}-{n_per_class}x{size}-{seed}{kind}-{_edition}'
     if path.exists():
         return path
     tmp = path.parent / f'.drawing-{uuid4().hex}'
@@ -118,7 +126,7 @@ def sample_data(
         tmp.rename(path)
     except OSError:
         if not path.exists():
-            raise  # somebody else may have finished first
+            raise  # another process may have finished first
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return path
