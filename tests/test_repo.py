@@ -170,7 +170,11 @@ HEAVY = {
     'onnxruntime',
     'fastapi',
 }
-ABOUT = {'widgets': {'ipywidgets'}, 'clean.widgets': {'ipywidgets'}, 'collect.transport': {'requests'}}  # who imports these wants just that
+ABOUT = {
+    'widgets': {'ipywidgets'},
+    'clean.widgets': {'ipywidgets'},
+    'collect.transport': {'requests'},
+}  # who imports these wants just that
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=module_of)
