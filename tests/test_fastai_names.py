@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
@@ -261,9 +262,13 @@ def test_records(learn):
     assert (
         learn.recorder.iters == [4, 8]
         and len(learn.recorder.losses) == len(learn.recorder.lrs) == 8
-        and learn.recorder.metric_names == ['train_loss', 'valid_loss', 'accuracy']
+        and learn.recorder.metric_names[1:-1] == ['train_loss', 'valid_loss', 'accuracy']
     )
-    assert len(learn.recorder.plot_sched()) == 1 and len(learn.recorder.plot_sched(['lr', 'mom'], figsize=(4, 2))) == 2
+    assert learn.recorder.losses[0].item() == pytest.approx(learn.recorder.raw[0])
+    assert learn.recorder.plot_sched() is None
+    assert len(plt.gcf().axes) == 1
+    learn.recorder.plot_sched(['lr', 'mom'], figsize=(4, 2))
+    assert len(plt.gcf().axes) == 2
 
 
 def test_hooks_see_predictions_too(learn):

@@ -12,7 +12,9 @@ from torch import nn
 
 from vislearn.models.create import create_model
 from vislearn.models.groups import ParamGroup
+from vislearn.train.loop import TrainLoop
 from vislearn.train.optim import *
+from vislearn.train.recorder import Recorder
 from vislearn.train.schedules import *
 
 
@@ -381,3 +383,30 @@ def test_rates_as_arrays(make):
     assert all(type(g['lr']) is float for g in opt.param_groups)
     with pytest.raises(ValueError, match='2 learning rates for 3 parameter groups'):
         lr_list(rates, 3)
+
+
+@pytest.mark.parametrize('n', range(2, 40))
+def test_cycles_begin_at_their_peak(n):
+    "Where a border is a rounding error away from the quotient that progress is, too."
+    sched = sgdr(n, cycle_mult=1)
+    assert [sched(epoch / n) for epoch in range(n)] == pytest.approx([1.0] * n)
+    steps = piecewise([i / n for i in range(1, n)], list(range(n)))
+    assert [steps((epoch + batch / 8) / n) for epoch in range(n) for batch in range(8)] == [
+        epoch for epoch in range(n) for _ in range(8)
+    ]
+
+
+def test_five_cycles_of_one_epoch_in_a_fit():
+    x = torch.randn(16, 2)
+    batches = [(x[:8], x[:8, :1]), (x[8:], x[8:, :1])]
+    learn = TrainLoop([batches], nn.Linear(2, 1), nn.MSELoss(), SGD)
+    learn.add_cbs([Recorder(), ParamScheduler({'lr': per_layer(sgdr(5, cycle_mult=1), [0.01])})])
+    learn.fit(5)
+    assert learn.recorder.lrs[::2] == pytest.approx([0.01] * 5) and learn.recorder.lrs[1::2] == pytest.approx(
+        [0.005] * 5
+    )
+
+
+def test_registries_list_their_names():
+    assert list_schedules() == list(SCHEDULES) and 'one_cycle' in list_schedules()
+    assert set(OPTIMIZERS) < set(list_optimizers())

@@ -318,6 +318,7 @@ from vislearn.train.schedules import (
     combine_scheds,
     combined_cos,
     flat_cos,
+    list_schedules,
     one_cycle,
     sgdr,
     slanted_triangular,

@@ -168,9 +168,10 @@ class ShowGraphCallback(Callback):
     def _figure(self, learn):
         import matplotlib.pyplot as plt
 
-        ax = learn.recorder.plot_loss(skip_start=0)
-        plt.close(ax.figure)
-        return ax.figure
+        figure, ax = plt.subplots()
+        learn.recorder.plot_loss(skip_start=0, ax=ax)
+        plt.close(figure)
+        return figure
 
     def after_epoch(self, learn):
         if progress_mode() != 'notebook' or learn.epoch + 1 == learn.n_epoch:

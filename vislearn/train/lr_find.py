@@ -10,6 +10,7 @@ import math
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,13 @@ from .optim import set_hyper
 
 # %% ../../nbs/train/13_lr_find.ipynb #ad203f46
 class LRFinder(Callback):
-    "Raises the learning rate exponentially from batch to batch and stops when the loss explodes; `lrs` and `losses` (smoothed) tell the story."
+    """Raises the learning rate exponentially from batch to batch and stops when the loss explodes.
+
+    `lrs` and `losses` (smoothed) hold the curve.
+
+    >>> LRFinder(start_lr=0.01, end_lr=1.0, num_it=3).rates
+    [0.01, 0.1, 1.0]
+    """
 
     order = 60
 
@@ -30,11 +37,17 @@ class LRFinder(Callback):
         stop_div: bool = True,  # stop when the loss is four times the best
         beta: float = 0.98,  # 0-1, smoothing
     ):
-        self.start_lr, self.end_lr, self.num_it, self.stop_div, self.beta = start_lr, end_lr, num_it, stop_div, beta
-        self.lrs, self.losses, self.total, self.best = [], [], 0.0, math.inf
+        last = max(num_it - 1, 1)
+        self.rates = [start_lr * (end_lr / start_lr) ** (i / last) for i in range(num_it)]
+        self.stop_div = stop_div
+        self.beta = beta
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.total = 0.0
+        self.best = math.inf
 
     def before_batch(self, learn):
-        self.lr = self.start_lr * (self.end_lr / self.start_lr) ** (len(self.lrs) / max(self.num_it - 1, 1))
+        self.lr = self.rates[len(self.lrs)]
         set_hyper(learn.opt, 'lr', self.lr)
 
     def after_loss(self, learn):
@@ -43,11 +56,12 @@ class LRFinder(Callback):
             raise CancelFitException
         self.total = self.beta * self.total + (1 - self.beta) * loss
         self.lrs.append(self.lr)
-        self.losses.append(self.total / (1 - self.beta ** (len(self.losses) + 1)))
+        self.losses.append(self.total / (1 - self.beta ** len(self.lrs)))
         self.best = min(self.best, self.losses[-1])
 
     def after_batch(self, learn):
-        if len(self.lrs) >= self.num_it or (self.stop_div and self.losses[-1] > 4 * self.best):
+        exploded = self.stop_div and self.losses[-1] > 4 * self.best
+        if exploded or len(self.lrs) == len(self.rates):
             raise CancelFitException
 
     def before_validate(self, learn):
@@ -55,48 +69,70 @@ class LRFinder(Callback):
 
     def plot(
         self,
-        suggested: tuple[float | None, ...] | None = None,  # a named tuple of rates to mark
-        ax=None,  # axes to draw on
-    ):
-        "Loss over the learning rate; returns the axes."
+        suggested: Any = None,  # a named tuple of rates to mark, as `suggest_lrs` gives it
+        ax: Any = None,  # axes to draw on
+    ) -> None:
+        "Draw the loss over the learning rate."
         import matplotlib.pyplot as plt
 
-        ax, n = ax or plt.subplots()[1], max(len(self.losses) - 5, 1)
+        ax = ax or plt.subplots()[1]
+        n = max(len(self.losses) - 5, 1)
         ax.plot(self.lrs[:n], self.losses[:n])
-        for k, v in suggested._asdict().items() if suggested else ():
-            if v is not None:
-                ax.plot(v, np.interp(v, self.lrs, self.losses), 'o', label=f'{k} {v:.2g}')
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend()
         ax.set(xlabel='learning rate', ylabel='loss', xscale='log')
-        return ax
+        rates = suggested._asdict() if suggested else {}
+        marked = {name: rate for name, rate in rates.items() if rate is not None}
+        for name, rate in marked.items():
+            ax.plot(rate, np.interp(rate, self.lrs, self.losses), 'o', label=f'{name} {rate:.2g}')
+        if marked:
+            ax.legend()
 
 # %% ../../nbs/train/13_lr_find.ipynb #ef2f294c
-def minimum(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    "A tenth of the rate at the lowest loss."
+def minimum(
+    lrs: Sequence[float],  # rising
+    losses: Sequence[float],  # smoothed, at each rate
+) -> float:
+    """A tenth of the rate at the lowest loss.
+
+    >>> minimum([0.1, 1.0, 10.0], [0.7, 0.5, 0.9])
+    0.1
+    """
     return lrs[int(np.argmin(losses))] / 10
 
 
-def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
+def steep(
+    lrs: Sequence[float],  # rising
+    losses: Sequence[float],  # smoothed, at each rate
+) -> float:
     "The rate where the loss falls fastest."
     return lrs[int(np.argmin(np.diff(losses) / np.diff(np.log(lrs))))]
 
 
-def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    "Half way down the longest descent (the longest decreasing subsequence of losses)."
-    losses, length = np.asarray(losses), np.ones(len(losses), dtype=int)
-    for i in range(1, len(losses)):
-        length[i] += max(length[:i][losses[:i] > losses[i]], default=0)
+def valley(
+    lrs: Sequence[float],  # rising
+    losses: Sequence[float],  # smoothed, at each rate
+) -> float:
+    "The rate in the middle of the longest descent (the longest decreasing subsequence of losses)."
+    curve = np.asarray(losses)
+    length = np.ones(len(curve), dtype=int)  # of the longest descent that ends here
+    for i in range(1, len(curve)):
+        higher = curve[:i] > curve[i]
+        length[i] += max(length[:i][higher], default=0)
     end = int(length.argmax())
+    start = end - int(length[end])
     third = length[end] / 3
-    return lrs[max(0, end - int(length[end]) + int(third) + int(third / 2))]
+    return lrs[max(0, start + int(third) + int(third / 2))]
 
 
-def slide(lrs: Sequence[float], losses: Sequence[float], lr_diff: int = 15, thresh: float = 0.005) -> float:
-    "The rate, coming from the right, where the slope stops changing by more than `thresh` over `lr_diff` batches."
-    grads = np.gradient(losses)
-    i = max(len(grads) - 1 - lr_diff, 0)
-    while i > 0 and abs(grads[i + lr_diff] - grads[i]) > thresh:
+def slide(
+    lrs: Sequence[float],  # rising
+    losses: Sequence[float],  # smoothed, at each rate
+    lr_diff: int = 15,  # batches between the two slopes that are compared
+    thresh: float = 0.005,  # their largest difference
+) -> float:
+    "The rate, coming from the right, where the slope stops changing."
+    slopes = np.gradient(losses)
+    i = max(len(slopes) - 1 - lr_diff, 0)
+    while i > 0 and abs(slopes[i + lr_diff] - slopes[i]) > thresh:
         i -= 1
     return lrs[i]
 
@@ -104,31 +140,31 @@ def slide(lrs: Sequence[float], losses: Sequence[float], lr_diff: int = 15, thre
 class SuggestionMethod:
     "The ways to suggest a rate, by the names fastai gives them."
 
-    Valley, Steep, Minimum, Slide = (
-        staticmethod(valley),
-        staticmethod(steep),
-        staticmethod(minimum),
-        staticmethod(slide),
-    )
+    Valley = staticmethod(valley)
+    Steep = staticmethod(steep)
+    Minimum = staticmethod(minimum)
+    Slide = staticmethod(slide)
 
 
 def suggest_lrs(
     lrs: Sequence[float],  # rising
     losses: Sequence[float],  # smoothed, at each rate
     funcs: Sequence[Callable],  # such as (valley, steep)
-) -> tuple[float | None, ...]:  # a named tuple with an entry for each function
-    "The rate that each function suggests; None, with a warning, where a curve is too short or too flat to say anything."
-    n = len(losses)
-    lrs, losses = (
-        list(lrs)[n // 10 : max(n - 5, 0)],
-        list(losses)[n // 10 : max(n - 5, 0)],
-    )  # the start is noise, the end explodes
-    flat = len(losses) < 20 or (max(losses) - min(losses)) < 0.02 * abs(losses[0])
-    if flat:
+) -> Any:  # a named tuple with an entry for each function
+    "The rate that each function suggests; None, with a warning, where a curve is too short or too flat."
+    middle = slice(len(losses) // 10, max(len(losses) - 5, 0))  # the start is noise, the end explodes
+    lrs = list(lrs[middle])
+    kept = list(losses[middle])
+    problem = None
+    if len(kept) < 20:
+        problem = f'has only {len(losses)} points'
+    elif max(kept) - min(kept) < 0.02 * abs(kept[0]):
+        problem = 'is flat'
+    if problem:
         warnings.warn(
-            f'no learning rate is suggested: the curve {"has only " + str(n) + " points" if len(losses) < 20 else "is flat"}. Try more batches (num_it) or a wider range (start_lr, end_lr)',
+            f'no learning rate is suggested: the curve {problem}. '
+            'Try more batches (num_it) or a wider range (start_lr, end_lr)',
             stacklevel=3,
         )
-    return namedtuple('SuggestedLRs', [f.__name__ for f in funcs])(
-        *(None if flat else float(f(lrs, losses)) for f in funcs)
-    )
+    SuggestedLRs = namedtuple('SuggestedLRs', [f.__name__ for f in funcs])
+    return SuggestedLRs(*(None if problem else float(f(lrs, kept)) for f in funcs))

@@ -7,8 +7,10 @@ __all__ = ['Recorder']
 
 # %% ../../nbs/train/11_recorder.ipynb #fcd35f82
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core import listify
 from .events import Callback
@@ -16,27 +18,34 @@ from .optim import get_hyper
 
 # %% ../../nbs/train/11_recorder.ipynb #6513cdd9
 class Recorder(Callback):
-    "What happened at each batch and epoch of the last fit."
+    """What happened at each batch and epoch of the last fit; the learner has it as `learn.recorder`.
+
+    >>> recorder = Recorder()
+    >>> recorder.metric_names, recorder.values, recorder.losses
+    ([], [], [])
+    """
 
     order = 40
     run_valid = False
+    metric_names: list[str]  # 'epoch', the columns of `values`, 'time'
+    values: list[list[Any]]  # a row for each epoch: losses and metrics
+    iters: list[int]  # batches done at the end of each epoch
+    hps: dict[str, list]  # 'lr', 'mom' and 'wd' of the last layer group at each batch
 
     def __init__(
         self,
         beta: float = 0.98,  # 0-1, smoothing of the losses
     ):
-        self.beta, self.names = beta, ['lr', 'mom', 'wd']
+        self.beta = beta
         self._clear()
 
     def _clear(self):
-        self.raw, self.pending, self.hps, self.iters, self.values, self.metric_names = (
-            [],
-            [],
-            {k: [] for k in self.names},
-            [],
-            [],
-            [],
-        )
+        self.raw: list[float] = []  # the loss of each batch
+        self.pending: list[Tensor] = []  # those not read yet
+        self.hps = {'lr': [], 'mom': [], 'wd': []}
+        self.iters = []
+        self.values = []
+        self.metric_names = []
 
     def before_fit(self, learn):
         if learn.position == (0, 0):
@@ -46,8 +55,8 @@ class Recorder(Callback):
         if learn.loss is None:
             return
         self.pending.append(learn.loss.detach())
-        for k in self.names:
-            self.hps[k].append(get_hyper(learn.opt.param_groups[-1], k))
+        for name, kept in self.hps.items():
+            kept.append(get_hyper(learn.opt.param_groups[-1], name))
 
     def _flush(self):
         if self.pending:
@@ -56,9 +65,12 @@ class Recorder(Callback):
 
     def after_epoch(self, learn):
         self._flush()
+        if not learn.epoch_complete:
+            return
+        columns = [k for k in learn.row if k not in ('epoch', 'time')]
         self.iters.append(len(self.raw))
-        self.metric_names = [k for k in learn.row if k not in ('epoch', 'time')]
-        self.values.append([learn.row[k] for k in self.metric_names])
+        self.metric_names = ['epoch', *columns, 'time']
+        self.values.append([learn.row[k] for k in columns])
 
     @property
     def lrs(self) -> list[float]:
@@ -66,14 +78,18 @@ class Recorder(Callback):
         return self.hps['lr']
 
     @property
-    def losses(self) -> list[float]:
-        "The smoothed training loss at each batch."
+    def losses(self) -> list[Tensor]:
+        "The smoothed training loss at each batch, each a tensor () as in fastai."
+        return list(torch.tensor(self._smooth(), dtype=torch.float64))
+
+    def _smooth(self) -> list[float]:
         self._flush()
-        out, total = [], 0.0
-        for n, o in enumerate(self.raw, 1):
-            total = self.beta * total + (1 - self.beta) * o
-            out.append(total / (1 - self.beta**n))
-        return out
+        res = []
+        total = 0.0
+        for n, loss in enumerate(self.raw, 1):
+            total = self.beta * total + (1 - self.beta) * loss
+            res.append(total / (1 - self.beta**n))
+        return res
 
     def state_dict(self):
         self._flush()
@@ -89,47 +105,45 @@ class Recorder(Callback):
         with_valid: bool = True,  # show the validation loss too
         log: bool = False,  # logarithmic loss
         show_epochs: bool = False,  # mark where epochs end
-        ax=None,  # axes to draw on
-    ):
-        "Losses over batches; returns the axes."
+        ax: Any = None,  # axes to draw on
+    ) -> None:
+        "Draw the losses over batches."
         import matplotlib.pyplot as plt
 
         ax = ax or plt.subplots()[1]
-        losses = self.losses
+        losses = self._smooth()
         ax.plot(range(skip_start, len(losses)), losses[skip_start:], label='train')
         if with_valid and 'valid_loss' in self.metric_names:
-            i = self.metric_names.index('valid_loss')
-            ax.plot([n - 1 for n in self.iters], [v[i] for v in self.values], marker='o', label='valid')
+            column = self.metric_names.index('valid_loss') - 1  # `values` begin after 'epoch'
+            ax.plot([n - 1 for n in self.iters], [row[column] for row in self.values], marker='o', label='valid')
         for n in self.iters if show_epochs else ():
             ax.axvline(n - 1, color='lightgrey', zorder=0)
         ax.set(xlabel='batches', ylabel='loss', yscale='log' if log else 'linear')
         ax.legend()
-        return ax
 
     def plot_sched(
         self,
         keys: Sequence[str] | None = None,  # hyperparameters; those that moved if not given
         figsize: tuple[float, float] | None = None,  # inches
-    ):
-        "Hyperparameters over batches; returns the axes."
+    ) -> None:
+        "Draw hyperparameters over batches."
         import matplotlib.pyplot as plt
 
         keys = listify(keys) or [k for k, v in self.hps.items() if len(set(v)) > 1] or ['lr']
         axs = plt.subplots(1, len(keys), figsize=figsize or (5 * len(keys), 3.5), squeeze=False)[1][0]
-        for k, ax in zip(keys, axs):
-            ax.plot(self.hps[k])
-            ax.set(xlabel='batches', ylabel=k)
-        return list(axs)
+        for key, ax in zip(keys, axs):
+            ax.plot(self.hps[key])
+            ax.set(xlabel='batches', ylabel=key)
 
     def plot_lr_find(
         self,
         skip_end: int = 5,  # the last points, where the loss explodes
-        ax=None,  # axes to draw on
-    ):
-        "Loss over the learning rate, after `lr_find`; returns the axes."
+        ax: Any = None,  # axes to draw on
+    ) -> None:
+        "Draw the loss over the learning rate, after `lr_find`."
         import matplotlib.pyplot as plt
 
-        ax, n = ax or plt.subplots()[1], max(len(self.losses) - skip_end, 1)
-        ax.plot(self.lrs[:n], self.losses[:n])
+        ax = ax or plt.subplots()[1]
+        n = max(len(self.raw) - skip_end, 1)
+        ax.plot(self.lrs[:n], self._smooth()[:n])
         ax.set(xlabel='learning rate', ylabel='loss', xscale='log')
-        return ax
