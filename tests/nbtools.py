@@ -15,7 +15,7 @@ SKIPPED = ('slow', 'gpu', 'net')  # cells marked so keep the outputs they have
 
 
 def name_of(nb: Path) -> str:
-    "A notebook by its place below nbs/, without the suffix: `data/01_image`."
+    "A notebook by its place below nbs/, without the suffix: `data/02_image`."
     return nb.relative_to(ROOT / 'nbs').with_suffix('').as_posix()
 
 
@@ -96,7 +96,7 @@ def shows(code: str) -> bool:
 
 @cache
 def modules() -> dict[str, str]:
-    "Module -> the notebook that makes it: `{'data.image': 'data/01_image'}`."
+    "Module -> the notebook that makes it: `{'data.image': 'data/02_image'}`."
     res = {}
     for nb in NOTEBOOKS:
         code = [c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code']
