@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 # %% ../nbs/01_io.ipynb #0f366c9c
 def vislearn_home() -> Path:
@@ -62,7 +60,9 @@ def replacing(
 # %% ../nbs/01_io.ipynb #0d5e3a12
 def _nbytes(o: Any) -> int:
     "Bytes of all tensors in nested dicts and lists."
-    if isinstance(o, Tensor):
+    import torch
+
+    if isinstance(o, torch.Tensor):
         return o.nbytes
     if isinstance(o, Mapping):
         o = list(o.values())
@@ -77,6 +77,8 @@ def atomic_save(
 
     Raises an `OSError` that says how much was needed when the disk is full.
     """
+    import torch
+
     path = Path(path)
     try:
         with replacing(path) as tmp, open(tmp, 'wb') as f:
@@ -102,7 +104,9 @@ def plain_data(
 
     Anything else becomes its text, with a warning.
     """
-    if o is None or type(o) in (Tensor, nn.Parameter, str, bytes, bool, int, float):
+    import torch
+
+    if o is None or type(o) in (torch.Tensor, torch.nn.Parameter, str, bytes, bool, int, float):
         return o
     if isinstance(o, np.ndarray) and o.dtype.kind in 'biuf':
         return torch.from_numpy(o.copy())

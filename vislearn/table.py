@@ -7,29 +7,52 @@ __all__ = ['shorten', 'write_csv', 'Table']
 
 # %% ../nbs/02_table.ipynb #c7ece3c0
 import csv
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 # %% ../nbs/02_table.ipynb #7d527062
+def _dots() -> str:
+    "'…', or three dots where the output cannot show it."
+    try:
+        '…'.encode(getattr(sys.stdout, 'encoding', None) or 'utf-8')
+    except (UnicodeEncodeError, LookupError):
+        return '...'
+    return '…'
+
+
 def shorten(
     o: Any,  # shown by its `str`
     width: int = 24,  # characters
 ) -> str:
     "A text cut in the middle to fit, since names often differ at both ends."
     s = str(o)
-    return (
-        s
-        if len(s) <= width
-        else s[: (width - 1) - (width - 1) // 2].rstrip() + '…' + s[len(s) - (width - 1) // 2 :].lstrip()
-    )
+    if len(s) <= width:
+        return s
+    dots = _dots()
+    kept = max(0, width - len(dots))
+    end = kept // 2
+    return s[: kept - end].rstrip() + dots + s[len(s) - end :].lstrip()
 
 # %% ../nbs/02_table.ipynb #2d151867
 def _header(path: Path) -> list[str]:
     "The columns of a CSV file."
     with open(path, newline='', encoding='utf-8', errors='replace') as f:
         return next(csv.reader(f), [])
+
+
+def _open(path: Path, mode: str) -> TextIO:
+    return cast(TextIO, open(path, mode, newline='', encoding='utf-8', errors='backslashreplace'))
+
+
+def _is_torn(path: Path) -> bool:
+    "Does the last line lack its end, as after a crash?"
+    with open(path, 'rb') as f:
+        f.seek(-1, os.SEEK_END)
+        return f.read(1) != b'\n'
 
 
 def write_csv(
@@ -41,16 +64,15 @@ def write_csv(
     "Write rows as CSV with a header and return the path; keys that are not among the columns are left out."
     path = Path(path)
     rows = list(rows)
-    text = {'newline': '', 'encoding': 'utf-8', 'errors': 'backslashreplace'}
     if append and path.exists() and path.stat().st_size:
-        unfinished = not path.read_bytes().endswith(b'\n')
-        with open(path, 'a', **text) as f:
-            f.write('\r\n' if unfinished else '')
+        torn = _is_torn(path)
+        with _open(path, 'a') as f:
+            f.write('\r\n' if torn else '')
             csv.DictWriter(f, _header(path), extrasaction='ignore').writerows(rows)
         return path
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, 'w', **text) as f:
+    with _open(path, 'w') as f:
         writer = csv.DictWriter(f, columns, extrasaction='ignore')
         writer.writeheader()
         writer.writerows(rows)
@@ -58,7 +80,13 @@ def write_csv(
 
 # %% ../nbs/02_table.ipynb #dd7ea3ce
 class Table(list):
-    "Rows as dicts, shown as a table; a plain list otherwise, so no other package is needed."
+    """Rows as dicts, shown as a table; a plain list otherwise, so no other package is needed.
+
+    >>> Table([dict(label='ants', support=70), dict(label='bees', support=83)])
+    label  support
+    ants        70
+    bees        83
+    """
 
     def __init__(
         self,
@@ -69,7 +97,8 @@ class Table(list):
         self.columns = list(columns or (self[0] if self else ()))
 
     def __getitem__(self, i):
-        return Table(super().__getitem__(i), self.columns) if isinstance(i, slice) else super().__getitem__(i)
+        found = super().__getitem__(i)
+        return Table(found, self.columns) if isinstance(i, slice) else found
 
     def column(
         self,
@@ -78,7 +107,7 @@ class Table(list):
         "The values of one column."
         return [o[name] for o in self]
 
-    def frame(self):  # pandas.DataFrame
+    def frame(self) -> Any:  # pandas.DataFrame
         "The table as a pandas frame."
         try:
             import pandas as pd
@@ -95,31 +124,43 @@ class Table(list):
         "Write the table to a file and return its path."
         return write_csv(path, self, self.columns)
 
-    def _cells(self, n: int) -> tuple[list[list[str]], int]:
-        "The first `n` rows as text, and how many are left out."
-
-        def text(v):
-            return f'{v:.3f}' if isinstance(v, float) else '' if v is None else shorten(v, 60)
-
-        return [[text(row[k]) for k in self.columns] for row in list(self)[:n]], max(0, len(self) - n)
+    def _texts(self) -> list[list[str]]:
+        "The cells of the first rows, as they are shown."
+        return [[_text(row[k]) for k in self.columns] for row in list(self)[:_shown]]
 
     def __repr__(self):
-        rows, left = self._cells(40)
-        if not rows:
+        if not self:
             return 'Table(no rows)'
-        is_num = [isinstance(self[0][k], (int, float)) for k in self.columns]
-        width = [max(map(len, col)) for col in zip(self.columns, *rows)]
+        rows = self._texts()
+        widths = [max(map(len, column)) for column in zip(self.columns, *rows)]
+        is_number = [isinstance(self[0][k], (int, float)) for k in self.columns]
 
-        def line(row):
-            return '  '.join(f'{v:>{w}}' if r else f'{v:<{w}}' for v, w, r in zip(row, width, is_num)).rstrip()
+        def line(cells):
+            padded = [o.rjust(w) if n else o.ljust(w) for o, w, n in zip(cells, widths, is_number)]
+            return '  '.join(padded).rstrip()
 
-        return '\n'.join([line(self.columns), *map(line, rows)] + ([f'... and {left} more rows'] if left else []))
+        lines = [line(self.columns), *map(line, rows)]
+        if len(self) > _shown:
+            lines.append(f'... and {len(self) - _shown} more rows')
+        return '\n'.join(lines)
 
     def _repr_html_(self):
-        rows, left = self._cells(40)
+        head = _html_row('th', self.columns)
+        body = ''.join(_html_row('td', row) for row in self._texts())
+        more = f'<caption>and {len(self) - _shown} more rows</caption>' if len(self) > _shown else ''
+        return f'<table>{more}<thead>{head}</thead><tbody>{body}</tbody></table>'
 
-        def html(tag, vals):
-            return '<tr>' + ''.join(f'<{tag}>{escape(v)}</{tag}>' for v in vals) + '</tr>'
 
-        more = f'<caption>and {left} more rows</caption>' if left else ''
-        return f'<table>{more}<thead>{html("th", self.columns)}</thead><tbody>{"".join(html("td", r) for r in rows)}</tbody></table>'
+_shown = 40  # rows at most
+
+
+def _text(v: Any) -> str:
+    "A value as a cell shows it."
+    if v is None:
+        return ''
+    return f'{v:.3f}' if isinstance(v, float) else shorten(v, 60)
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    inner = ''.join(f'<{tag}>{escape(o)}</{tag}>' for o in cells)
+    return f'<tr>{inner}</tr>'

@@ -29,7 +29,7 @@ from .archive import extract_archive
 from .urls import FetchError, Limits, url_name
 from ..io import file_sha256, vislearn_home
 from ..progress import progress_bar
-from ..table import Table
+from ..table import Table, write_csv
 
 # %% ../../nbs/collect/04_download.ipynb #570f105e
 _headers = {
@@ -252,28 +252,6 @@ def _known(dest: Path) -> dict[str, Download]:
             )
     return known
 
-
-class _Log:
-    "`downloads.csv`, a row at a time, so that little is lost when the program is killed."
-
-    def __init__(self, dest: Path):
-        f = dest / 'downloads.csv'
-        new = not f.exists() or not f.stat().st_size
-        torn = not new and not f.read_bytes().endswith(b'\n')
-        self.file = open(f, 'a', newline='', encoding='utf-8')
-        self.writer = csv.DictWriter(self.file, _fields)
-        if torn:
-            self.file.write('\r\n')
-        if new:
-            self.writer.writeheader()
-
-    def add(self, o: Download) -> None:
-        self.writer.writerow(_row(o))
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()
-
 # %% ../../nbs/collect/04_download.ipynb #8251ce2f
 def _by_host(urls: list[str]) -> dict[str, deque[int]]:
     "Positions in `urls`, a queue for each host."
@@ -438,16 +416,15 @@ def download_urls(
     for h in queues:
         queues[h] = deque(i for i in queues[h] if i not in records)
     polite = _PoliteQueue(queues, n_workers, per_host)
-    log = _Log(dest)
+    log = write_csv(dest / 'downloads.csv', [], _fields, append=True)
     pool = ThreadPoolExecutor(n_workers)
     try:
         for i, rec in progress_bar(polite.run(pool, job), len(polite), 'downloading'):
             records[i] = rec
-            log.add(rec)
+            write_csv(log, [_row(rec)], _fields, append=True)  # at once: little is lost if the program is killed
     finally:
         job.stop.set()
         pool.shutdown(cancel_futures=True)
-        log.close()
     return _tidy([records[i] for i in range(len(urls))])
 
 # %% ../../nbs/collect/04_download.ipynb #e12313e8
