@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
-from vislearn.data.loaders import DataLoaders, Dataset, Loader
+from vislearn.data.dataset import Dataset
+from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.resize import Resize
 from vislearn.data.targets import Category, MultiCategory
 

@@ -18,10 +18,12 @@ import torch
 from bad_images import Kind, enc, exif, kinds, picture
 from torch import nn
 
+from vislearn.data.batches import BatchPipeline
+from vislearn.data.dataset import Dataset
 from vislearn.data.decode import ImageError, read_header
 from vislearn.data.files import get_image_files
 from vislearn.data.image import open_image
-from vislearn.data.loaders import BatchPipeline, DataLoaders, Dataset, Loader
+from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.resize import ItemPipeline, RandomResizedCrop, Resize
 from vislearn.data.targets import Category
 from vislearn.data.verify import verify_images

@@ -19,7 +19,7 @@ import torch
 from tiny import FULL, TinyNet, tiny_net
 from torch import nn
 
-from vislearn.data.loaders import BatchPipeline
+from vislearn.data.batches import BatchPipeline
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import ItemPipeline, Resize
 from vislearn.data.targets import Category, MultiCategory, Regression

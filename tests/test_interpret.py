@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vislearn.data.loaders import DataLoaders, Dataset, Loader
+from vislearn.data.dataset import Dataset
+from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.resize import ItemPipeline
 from vislearn.data.targets import Category, MultiCategory, Regression
 from vislearn.interpret import calibrate, cam, plots

@@ -9,8 +9,9 @@ from PIL import Image
 
 from vislearn.core import Transform
 from vislearn.data.cache import PictureCache
+from vislearn.data.dataset import Dataset
 from vislearn.data.decode import ImageError
-from vislearn.data.loaders import DataLoaders, Dataset, Loader
+from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.resize import FlipItem, ItemPipeline, Resize
 from vislearn.data.targets import Category
 
@@ -102,7 +103,7 @@ def test_batches_are_channels_last_floats(data):
 def test_wrong_arguments_are_named(data):
     with pytest.raises(ValueError, match='workers'):
         Loader(data, workers='threads')
-    with pytest.raises(ValueError, match='bs must'):
+    with pytest.raises(ValueError, match='bs is at least 1, got 0'):
         Loader(data, bs=0)
     with pytest.raises(ValueError, match='22 items but 3 weights'):
         Loader(data, weights=[1, 2, 3])

@@ -77,12 +77,13 @@ from vislearn.data.block import (
     RegressionBlock,
 )
 from .data.colour import Brightness, Contrast, Hue, Lighting, Saturation
+from .data.dataset import BadFile, Dataset
 from .data.decode import ImageError, max_bytes
 from .data.files import get_files, get_image_files
 from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
 from .data.image import PILImage, PILImageBW, open_image, to_pil, to_thumb
 from .data.labels import AttrGetter, ColReader, ItemGetter, RegexLabeller, parent_label, using_attr
-from .data.loaders import BadFile, DataLoaders, Dataset, Loader
+from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize, cifar_stats, imagenet_stats, mnist_stats
 from .data.policies import AugMix, AutoAugment, Cutout, GridMask, HideAndSeek, RandAugment, TrivialAugment
 from vislearn.data.resize import (

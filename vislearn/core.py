@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'item_rng', 'batch_rng', 'set_seed',
-           'default_device', 'keep_memory', 'compute_alone', 'Transform', 'in_validation', 'tfm_to_dict',
-           'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation', 'own_state',
-           'Pipeline']
+           'default_device', 'keep_memory', 'compute_alone', 'is_copied_process', 'Transform', 'in_validation',
+           'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation',
+           'own_state', 'Pipeline']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -209,6 +209,16 @@ def compute_alone() -> None:
         undo = Thread(target=torch.set_num_threads, args=(n,))
         undo.start()
         undo.join()
+
+# %% ../nbs/00_core.ipynb #a1c0f005
+def is_copied_process(
+    pid: int,  # the process where an object was made
+) -> bool:
+    "Is this a copy (a fork) of that process? Then torch computes with one thread from now on: the others were not copied."
+    if pid == os.getpid():
+        return False
+    torch.set_num_threads(1)
+    return True
 
 # %% ../nbs/00_core.ipynb #359cd3fb
 class Transform:

@@ -20,8 +20,9 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-from .core import default_device, listify
-from .data.loaders import DataLoaders, Dataset, Loader
+from .core import default_device, is_copied_process, listify
+from .data.dataset import Dataset
+from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize
 from .data.show import get_grid, show_image
 from .data.targets import Target
@@ -645,7 +646,8 @@ class Learner(TrainLoop):
 
     # answering
     def _predictor(self) -> Predictor:
-        "The way from a picture to an answer, made anew when model, data or precision were changed."
+        "The way from a picture to an answer, rebuilt when model, data or precision were changed."
+        is_copied_process(self._pid)
         weights = hash(
             tuple(
                 (id(o), o._version)

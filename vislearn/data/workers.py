@@ -10,21 +10,41 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import traceback
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, wait
-from queue import SimpleQueue
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 
 # %% ../../nbs/data/16_workers.ipynb #49902baf
+_held: Any = None  # in a worker process: the first argument of every job
+
+
+def _begin(held: Any) -> None:
+    "What a worker process does first."
+    global _held
+    _held = held
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _sendable(e: Exception) -> Exception:
-    "`e`, or what can be said of it where it does not survive the way."
+    "`e`, or its text where it cannot be pickled and read back."
     e.add_note('in a worker process:\n' + ''.join(traceback.format_tb(e.__traceback__)).rstrip())
     try:
         pickle.loads(pickle.dumps(e))
@@ -33,194 +53,124 @@ def _sendable(e: Exception) -> Exception:
         return RuntimeError('\n'.join([f'{type(e).__name__}: {e}', *e.__notes__]))
 
 
-def _serve(conn: Connection, f: Callable, held: Any) -> None:
-    "The life of a worker process."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process().sentinel
-    while conn in wait([conn, parent]):
-        try:
-            job = conn.recv()
-        except EOFError:
-            return
-        if job is None:
-            return
-        try:
-            answer = True, f(held, *job)
-        except Exception as e:
-            answer = False, _sendable(e)
-        conn.send(answer)
+def _do(f: Callable, job: tuple) -> tuple[bool, Any]:
+    "In a worker process: whether a job succeeded, and its answer or its error."
+    try:
+        return True, f(_held, *job)
+    except Exception as e:
+        return False, _sendable(e)
 
 # %% ../../nbs/data/16_workers.ipynb #10f41dd6
-class _Died(Exception):
-    "A worker process ended before it answered."
+class WorkerError(RuntimeError):
+    "Worker processes died more often than bad luck explains; the message names what they were reading, and the likely cause."
 
 
-class _Worker:
-    "A process that may be started again and again; `deaths` notes (job, exit code) of each that died."
-
-    def __init__(self, f: Callable, held: Any, deaths: list):
-        self.f, self.held, self.deaths, self.conn = f, held, deaths, None
-
-    def start(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(
-            target=_serve, args=(theirs, self.f, self.held), name='vislearn-worker', daemon=True
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*multi-threaded.*fork', DeprecationWarning)
-            self.process.start()
-        theirs.close()
-        self.conn = ours
-
-    def ask(self, job: tuple) -> Any:
-        if self.conn is None:
-            raise _Died  # found by another job
-        try:
-            self.conn.send(job)
-            if self.conn not in wait([self.conn, self.process.sentinel]):
-                raise EOFError
-            good, answer = self.conn.recv()
-        except (EOFError, OSError):
-            self.conn.close()
-            self.process.join()
-            self.deaths.append((job, self.process.exitcode))
-            self.conn = None
-            raise _Died from None
-        if good:
-            return answer
-        raise answer
-
-    def stop(self) -> None:
-        if self.conn is None:
-            return
-        try:
-            self.conn.send(None)
-        except OSError:
-            pass
-        self.conn.close()
-        self.process.join(1)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+_CAUSES = (
+    'Most likely memory ran out, upon which the system kills the largest process: use fewer workers (num_workers=), '
+    "smaller batches or pictures, or workers='thread', which share one memory. Or a file crashes its decoder: "
+    'verify_images(files) finds it. In a script, whatever starts training belongs under if __name__ == "__main__":'
+)
 
 
-def _stop(workers: list[_Worker], owner: int) -> None:
-    "Stop them all, if it is their owner who asks, not a process copied from it."
-    if os.getpid() == owner:
-        for w in workers:
-            w.stop()
+def _first_ten(names: Sequence[str]) -> str:
+    return ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
 
 # %% ../../nbs/data/16_workers.ipynb #9343d74b
-class WorkerError(RuntimeError):
-    "Worker processes died more often than bad luck explains; the message says what they were at, and the likely cause."
+def _shut_down(pools: list[ProcessPoolExecutor], owner: int) -> None:
+    "End processes, if their owner asks and not a process that was copied from it."
+    while pools and os.getpid() == owner:
+        pools.pop().shutdown(wait=False, cancel_futures=True)
 
 
-def _exit_name(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f'ended with exit code {code}'
-    try:
-        return f'killed by {signal.Signals(-code).name}'
-    except ValueError:
-        return f'killed by signal {-code}'
-
-
-def _likely_cause(codes: Sequence[int | None]) -> str:
-    "What usually ends processes in this way."
-    if -9 in codes:
-        return "most likely memory ran out, upon which the system kills the largest process: use fewer workers (num_workers=), smaller batches or pictures, or workers='thread', which share one memory"
-    if any(c is None or c < 0 or c > 255 for c in codes):
-        return 'most likely a file crashes what decodes it: look at the items below, one at a time (verify_images(files) does), and remove the one that does it'
-    return "they gave up by themselves, and what they said is above; in a script, whatever starts training belongs under if __name__ == '__main__':"
-
-
-def _what_happened(deaths: Sequence[tuple[tuple, int | None]], names: Callable[[tuple], Sequence[str]]) -> str:
-    under_way = [names(job) for job, _ in deaths]
-    same = [o for o in under_way[-1] if all(o in u for u in under_way)]
-    few = (same or under_way[-1])[:10]
-    return (
-        f'worker processes died {len(deaths)} times in one pass ({", ".join(dict.fromkeys(_exit_name(c) for _, c in deaths))}); {_likely_cause([c for _, c in deaths])}. '
-        f'{"Each time these items were being read" if same else "The last was reading"}: {", ".join(few)}{" ..." if len(same or under_way[-1]) > len(few) else ""}'
-    )
-
-# %% ../../nbs/data/16_workers.ipynb #9429a335
 class Workers:
-    "Processes that each hold `held` and answer `f(held, *job)`; one that dies is started again and its job done again."
+    """Processes that hold `held` and answer `f(held, *job)`; when one dies, its job is done again by another.
+
+    >>> import operator
+    >>> workers = Workers(operator.mul, 100, n=1)
+    >>> list(workers.run([(1,), (2,)]))
+    [100, 200]
+    >>> workers.close()
+    """
 
     def __init__(
         self,
         f: Callable,  # a function of a module: it is sent to the processes by name
         held: Any,  # sent to each process once
         n: int,  # processes
-        after: Callable[[Any], Any] | None = None,  # done to each answer here, in a thread
-        max_deaths: int = 3,  # in one pass; with this one a `WorkerError` is raised
+        max_deaths: int = 3,  # in one pass; this one raises a `WorkerError`
     ):
-        self.held, self.n, self.after, self.max_deaths, self.deaths = held, n, after, max_deaths, []
-        self.workers = [_Worker(f, held, self.deaths) for _ in range(n)]
-        self._end = weakref.finalize(self, _stop, self.workers, os.getpid())
-        self._start_missing()
-        self.free, self.pool = SimpleQueue(), ThreadPoolExecutor(n, 'vislearn-worker')
-        for w in self.workers:
-            self.free.put(w)
+        self.f = f
+        self.held = held
+        self.n = n
+        self.max_deaths = max_deaths
+        self.deaths = 0  # in this pass
+        self._pools: list[ProcessPoolExecutor] = []  # the one in use, if any
+        self._at_end = weakref.finalize(self, _shut_down, self._pools, os.getpid())
+        self._start()
+
+    def _start(self) -> None:
+        self.close()
+        self._pools.append(ProcessPoolExecutor(self.n, initializer=_begin, initargs=(self.held,)))
 
     @property
     def pids(self) -> list[int]:
-        "The processes that are there now."
-        return [w.process.pid for w in self.workers if w.conn is not None]
+        "The worker processes that run now."
+        return [pid for pool in self._pools for pid in pool._processes or {}]
 
-    def _start_missing(self):
-        for w in self.workers:
-            if w.conn is None:
-                w.start()
-
-    def _do(self, job: tuple) -> Any:
-        w = self.free.get()
-        try:
-            answer = w.ask(job)
-        finally:
-            self.free.put(w)
-        return self.after(answer) if self.after else answer
+    def _submit(self, job: tuple) -> Future:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*multi-threaded.*fork', DeprecationWarning)
+            try:
+                return self._pools[0].submit(_do, self.f, job)
+            except BrokenProcessPool as e:  # known to be broken already
+                failed: Future = Future()
+                failed.set_exception(e)
+                return failed
 
     def run(
         self,
         jobs: Iterable[tuple],  # the arguments of `f` after `held`
-        names: Callable[[tuple], Sequence[str]] = lambda job: [
-            repr(o) for o in job
-        ],  # what a job is at, for the message of a `WorkerError`
+        names: Callable[[tuple], Sequence[str]] = lambda job: [repr(o) for o in job],  # what a job reads, for messages
     ) -> Iterator[Any]:  # in the order of the jobs
         "The answers to `jobs`, `n`+1 of them under way at a time."
-        self.deaths.clear()
-        self._start_missing()
-        jobs, under_way = iter(jobs), deque()
+        self.deaths = 0
+        under_way: deque[tuple[tuple, Future | None]] = deque()
         try:
             for job in jobs:
-                under_way.append((job, self.pool.submit(self._do, job)))
+                under_way.append((job, self._submit(job)))
                 if len(under_way) > self.n:
-                    yield self._answer(*under_way.popleft(), names)
+                    yield self._next_answer(under_way, names)
             while under_way:
-                yield self._answer(*under_way.popleft(), names)
+                yield self._next_answer(under_way, names)
         finally:
             for _, future in under_way:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
 
-    def _answer(self, job, future, names):
+    def _next_answer(self, under_way: deque, names: Callable) -> Any:
+        "The answer to the oldest job under way. After a death, jobs that were under way are done again one by one."
+        job, future = under_way.popleft()
         while True:
             try:
-                return future.result()
-            except _Died:
-                self._replace(names)
-            future = self.pool.submit(self._do, job)
+                good, answer = (future or self._submit(job)).result()
+                break
+            except BrokenProcessPool:
+                self._replace(job, names)
+                under_way.extend((other, None) for other, _ in [under_way.popleft() for _ in range(len(under_way))])
+                future = None
+        if good:
+            return answer
+        raise answer
 
-    def _replace(self, names):
-        if len(self.deaths) >= self.max_deaths:
-            raise WorkerError(_what_happened(self.deaths, names)) from None
-        if any(w.conn is None for w in self.workers):
-            warnings.warn(
-                f'a worker process was {_exit_name(self.deaths[-1][1])}; another takes its place, nothing is lost',
-                stacklevel=4,
-            )
-        self._start_missing()
+    def _replace(self, job: tuple, names: Callable) -> None:
+        "New processes after a death; a `WorkerError` when there were too many."
+        self.deaths += 1
+        self._start()
+        if self.deaths >= self.max_deaths:
+            reading = f'the last was reading {_first_ten(names(job))}'
+            raise WorkerError(f'worker processes died {self.deaths} times in one pass; {reading}. {_CAUSES}') from None
+        warnings.warn('a worker process died; its jobs are done again by new ones, nothing is lost', stacklevel=5)
 
     def close(self) -> None:
-        "End the processes; also done when nobody holds this any more, and at the end of the program."
-        self._end()
+        "End the processes; also done when the object is garbage collected, and at the end of the program."
+        _shut_down(self._pools, os.getpid())

@@ -19,7 +19,7 @@ from torch import nn
 
 from .. import __version__
 from ..core import Pipeline, check_kwargs
-from ..data.loaders import BatchPipeline
+from ..data.batches import BatchPipeline
 from ..data.resize import ItemPipeline
 from ..data.targets import Target
 from ..io import atomic_save

@@ -6,6 +6,7 @@
 __all__ = ['Predictor']
 
 # %% ../../nbs/deploy/02_predictor.ipynb #d08c043c
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import compute_alone, default_device, keep_memory
+from ..core import compute_alone, default_device, is_copied_process, keep_memory
 from ..data.answers import Answer
-from ..data.loaders import BatchPipeline, default_workers, stack_pictures
+from ..data.batches import BatchPipeline, stack_pictures
+from ..data.loaders import default_workers
 from ..data.resize import ItemPipeline, move_points, to_source
 from ..data.targets import Target
 from .records import records
@@ -39,6 +41,7 @@ class Predictor:
         precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16' or 'auto'
         get_x: Callable | None = None,  # from an item to what is opened
     ):
+        self._pid = os.getpid()
         self.device = default_device(device)
         if self.device.type == 'cpu':
             keep_memory()
@@ -56,6 +59,7 @@ class Predictor:
         item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)
     ) -> tuple[Tensor, Tensor | None]:  # (3,h,w) uint8, (3,3) float64
         "An item as the pixels that are put into a batch; where places are predicted, with the matrix that takes them back to pixels of the item."
+        is_copied_process(self._pid)
         trail = [] if self.target.moves else None
         x = self.item_tfms(self.get_x(item) if self.get_x else item, trail=trail)
         return x, None if trail is None else to_source(trail, x)

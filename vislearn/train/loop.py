@@ -8,6 +8,7 @@ __all__ = ['PRECISIONS', 'SmoothLoss', 'NonFiniteLoss', 'fast_bf16', 'resolve_pr
 # %% ../../nbs/train/03_loop.ipynb #21ed3c2a
 import itertools
 import math
+import os
 import signal
 import time
 import warnings
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import batch_rng, keep_memory, listify, suggest
+from ..core import batch_rng, is_copied_process, keep_memory, listify, suggest
 from ..models.fold import DepthwiseIn32, KeptFold, lean
 from vislearn.train.events import (
     _BATCH_EVENTS,
@@ -240,6 +241,7 @@ class TrainLoop:
             seed,
         )
         self.metrics, self.precision, self.n_acc = metrics, precision, 0
+        self._pid = os.getpid()
         self.history: list[dict[str, Any]] = []
         self.cbs: list[Callback] = []
         self._waiting: list[Callback] = []  # for their `before_fit`
@@ -421,6 +423,7 @@ class TrainLoop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
 
     def _to_device(self):
+        is_copied_process(self._pid)
         if self.device.type == 'cpu':
             keep_memory()
         self.model.to(self.device)
