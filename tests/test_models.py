@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from vislearn.models import weights as models
-from vislearn.models.create import *
+from vislearn.fastai_names import ConvLayer, Module, NormType, xresnet18, xresnet50
+from vislearn.models import weights
+from vislearn.models.archs import LazyModel
+from vislearn.models.create import create_model
+from vislearn.models.groups import param_groups
+from vislearn.models.names import list_models
+from vislearn.models.vision_model import VisionModel
+from vislearn.models.weights import WeightsError, load_state, offline_weights
 
 REAL = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'ants_and_bees'
 needs_wheel = pytest.mark.skipif(
@@ -20,7 +26,7 @@ def lite0(name: str) -> nn.Module:
     import timm
 
     net = timm.create_model(name)
-    load_state(net, models._lite_names(models.read_state(offline_weights())))
+    load_state(net, weights.lite_names(weights.read_state(offline_weights())))
     return net.eval()
 
 
@@ -60,7 +66,7 @@ def test_lite0_weights_recognise_photographs():
 def test_lite0_mapping_is_strict():
     import timm
 
-    state = models._lite_names(models.read_state(offline_weights()))
+    state = weights.lite_names(weights.read_state(offline_weights()))
     timm.create_model('tf_efficientnet_lite0').load_state_dict(state, strict=True)
     assert len(state) == 296
 
@@ -70,18 +76,18 @@ def test_lite1_and_lite2_mapping_is_strict():
 
     for arch in ('tf_efficientnet_lite1', 'tf_efficientnet_lite2'):
         net = timm.create_model(arch)
-        sources = {0: models._lite_first} | dict.fromkeys(range(1, 21), models._lite_inner)
+        sources = {0: weights.LITE_FIRST} | dict.fromkeys(range(1, 21), weights.LITE_INNER)
         stages = [f'blocks.{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
         theirs = {}
         for k, v in net.state_dict().items():  # timm's names in the wheel's
             stem, _, last = k.rpartition('.')
             b = next((i for i, o in enumerate(stages) if stem.startswith(o + '.')), None)
             if b is None:
-                stem = {v: k for k, v in models._lite_outer.items()}[stem]
+                stem = {v: k for k, v in weights.LITE_OUTER.items()}[stem]
             else:
                 stem = f'_blocks.{b}.' + {v: k for k, v in sources[b].items()}[stem.removeprefix(stages[b] + '.')]
             theirs[f'{stem}.{last}'] = v
-        net.load_state_dict(models._lite_names(theirs), strict=True)
+        net.load_state_dict(weights.lite_names(theirs), strict=True)
         assert len(theirs) == 386
 
 
@@ -266,7 +272,7 @@ def test_no_weights_to_be_had(arch, monkeypatch, tmp_path):
     def unreachable(url, timeout=3):
         raise OSError('no route to host')
 
-    monkeypatch.setattr(models, '_reach', unreachable)
+    monkeypatch.setattr(weights, 'check_reachable', unreachable)
     make(arch)
     start = time.perf_counter()
     with pytest.raises(WeightsError) as e:
@@ -278,7 +284,7 @@ def test_no_weights_to_be_had(arch, monkeypatch, tmp_path):
 
 def test_reach_knows_a_closed_door():
     with pytest.raises(OSError):
-        models._reach('http://127.0.0.1:9')
+        weights.check_reachable('http://127.0.0.1:9')
 
 
 @needs_wheel
@@ -286,7 +292,7 @@ def test_plain_lite0_means_the_network_its_weights_are_for():
     model = create_model('efficientnet_lite0', 2)
     assert model.arch == 'tf_efficientnet_lite0' and model.data_cfg['mean'] == (0.5, 0.5, 0.5)
     assert make('efficientnet_lite0').arch == 'efficientnet_lite0'
-    state = models._lite_names(models.read_state(offline_weights()))
+    state = weights.lite_names(weights.read_state(offline_weights()))
     assert torch.equal(model.body.net.conv_stem.weight, state['conv_stem.weight']) and torch.equal(
         model.body.net.bn2.running_var, state['bn2.running_var']
     )
@@ -405,7 +411,7 @@ def test_weights_in_the_caches_need_no_network(monkeypatch, tmp_path):
     import torchvision
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(models, '_reach', lambda url, timeout=3: pytest.fail(f'asked for {url}'))
+    monkeypatch.setattr(weights, 'check_reachable', lambda url, timeout=3: pytest.fail(f'asked for {url}'))
     whole = timm.create_model('test_resnet')
     snapshot = tmp_path / 'hf' / 'models--timm--test_resnet.r160_in1k' / 'snapshots' / 'abc'
     snapshot.mkdir(parents=True)
@@ -419,27 +425,25 @@ def test_weights_in_the_caches_need_no_network(monkeypatch, tmp_path):
     file.parent.mkdir()
     torch.save(tv.state_dict(), file)
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    for weights in (True, 'IMAGENET1K_V1', torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1):
+    for given in (True, 'IMAGENET1K_V1', torchvision.models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1):
         assert torch.equal(
-            create_model('tv:shufflenet_v2_x0_5', 2, pretrained=weights).body.conv1[0].weight, tv.conv1[0].weight
+            create_model('tv:shufflenet_v2_x0_5', 2, pretrained=given).body.conv1[0].weight, tv.conv1[0].weight
         )
     with pytest.raises(ValueError, match='IMAGENET1K_V1'):
         create_model('tv:shufflenet_v2_x0_5', 2, pretrained='IMAGENET1K_V9')
 
 
 def test_a_failed_download_says_so(monkeypatch):
-    monkeypatch.setattr(models, '_reach', lambda url, timeout=3: None)
+    monkeypatch.setattr(weights, 'check_reachable', lambda url, timeout=3: None)
 
     def full_disk():
         raise OSError(28, 'No space left on device')
 
     with pytest.raises(WeightsError, match='No space left'):
-        models._fetch('resnet18', 'https://example.org/x', full_disk)
+        weights.fetch('resnet18', 'https://example.org/x', full_disk)
 
 
 def test_xresnets():
-    from vislearn.fastai_names import xresnet18, xresnet50
-
     assert sum(p.numel() for p in xresnet50().parameters()) == 25_576_264  # as timm's resnet50d, the same design
     model = create_model(xresnet18, 3, pretrained=False).eval()
     assert model.features(torch.rand(2, 3, 32, 32)).shape == (2, 1024)

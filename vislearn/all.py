@@ -159,15 +159,18 @@ from vislearn.fastai_names import (
     TensorImage,
     XResNet,
     cnn_learner,
+    create_body,
     has_pool_type,
     image2tensor,
     noop,
     num_features_model,
+    params,
     sequential,
     skm_to_fastai,
     tensor,
     to_cpu,
     to_np,
+    trainable_params,
     xresnet18,
     xresnet34,
     xresnet50,
@@ -218,8 +221,8 @@ from vislearn.models.archs import (
     vit_b_32,
     wide_resnet50_2,
 )
-from .models.create import create_body, create_model, list_models
-from .models.groups import VisionModel, describe_groups, param_groups, params, trainable_params
+from .models.create import create_model
+from .models.groups import describe_groups, param_groups
 from vislearn.models.layers import (
     AdaptiveConcatPool2d,
     Flatten,
@@ -229,6 +232,8 @@ from vislearn.models.layers import (
     create_head,
     sigmoid_range,
 )
+from .models.names import list_models
+from .models.vision_model import VisionModel
 from .models.weights import WeightsError
 from .recipes import Recipe, get_recipe, list_recipes
 from .train.averaging import EMA

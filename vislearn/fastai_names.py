@@ -8,9 +8,9 @@ __all__ = ['MSELossFlat', 'NormType', 'cnn_learner', 'OTHER_TASKS', 'OTHER_WAYS'
            'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti',
            'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti',
            'AvgMetric', 'skm_to_fastai', 'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor',
-           'to_np', 'to_cpu', 'image2tensor', 'TensorImage', 'has_pool_type', 'num_features_model', 'noop', 'Module',
-           'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'NotHere',
-           'instead_of']
+           'to_np', 'to_cpu', 'image2tensor', 'TensorImage', 'has_pool_type', 'create_body', 'params',
+           'trainable_params', 'num_features_model', 'noop', 'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock',
+           'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'NotHere', 'instead_of']
 
 # %% ../nbs/20_fastai_names.ipynb #0e7875a9
 import enum
@@ -28,8 +28,9 @@ from .data.image import to_tensor
 from .data.show import show_image
 from .data.targets import SquaredError
 from .learner import vision_learner
-from .models.body import _probe
-from .models.layers import Flatten, _batch_norm
+from .models.backbone import adapt_input
+from .models.body import Cut, cut_body, probe
+from .models.layers import Flatten, fastai_batch_norm
 from .models.weights import WeightsError
 from .train.losses import FocalLoss, LabelSmoothingCrossEntropy
 from vislearn.train.metrics import (
@@ -284,9 +285,30 @@ def has_pool_type(m: nn.Module) -> bool:
     return any(re.search(r'(Adaptive|Avg|Max).*Pool', type(o).__name__) for o in m.modules())
 
 
+def create_body(
+    model: nn.Module,  # a whole classifier, changed in place
+    n_in: int = 3,  # channels
+    pretrained: bool = True,  # does it have weights worth keeping?
+    cut: Cut = None,
+) -> nn.Module:
+    "The body of `model`, for pictures of `n_in` channels."
+    adapt_input(model, n_in, pretrained)
+    return cut_body(model, cut, n_in=n_in)
+
+
+def params(m: nn.Module) -> list[nn.Parameter]:
+    "All parameters of `m`."
+    return list(m.parameters())
+
+
+def trainable_params(m: nn.Module) -> list[nn.Parameter]:
+    "The parameters of `m` that are not frozen."
+    return [p for p in m.parameters() if p.requires_grad]
+
+
 def num_features_model(m: nn.Module) -> int:
     "Features that a body gives."
-    return _probe(m, m, 224).shape[1]
+    return probe(m, m, 224).shape[1]
 
 # %% ../nbs/20_fastai_names.ipynb #7e8abd19
 def noop(x=None, *args):
@@ -373,7 +395,7 @@ class ConvLayer(nn.Sequential):
 
 def _norm_layer(nf: int, kind: NormType) -> nn.Module:
     if kind in (NormType.Batch, NormType.BatchZero):
-        return _batch_norm(nf, 2, zero=kind is NormType.BatchZero)
+        return fastai_batch_norm(nn.BatchNorm2d(nf), zero=kind is NormType.BatchZero)
     m = nn.InstanceNorm2d(nf, affine=True)
     nn.init.constant_(m.weight, 0.0 if kind is NormType.InstanceZero else 1.0)
     return m

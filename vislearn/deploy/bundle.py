@@ -24,6 +24,7 @@ from ..data.resize import ItemPipeline
 from ..data.targets import Target
 from ..io import atomic_save
 from ..models.create import create_model
+from ..models.memory import to_channels_last
 
 # %% ../../nbs/deploy/00_bundle.ipynb #47ac56a4
 _STORAGES = {
@@ -293,7 +294,7 @@ def bundle_model(
     except RuntimeError as e:
         raise BundleError(f'the weights do not fit the model {type(model).__name__}: {e}') from e
     if state['channels_last']:
-        model.to(memory_format=torch.channels_last)
+        to_channels_last(model)
     return model.eval()
 
 

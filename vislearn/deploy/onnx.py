@@ -28,7 +28,7 @@ from .predictor import Predictor
 from .records import RECORD_VERSION
 from .runtime import ONNX_VERSION, OnnxPredictor
 from ..io import replacing
-from ..models.fold import fold
+from ..models.fold import conv_bn_pairs, fold
 
 if TYPE_CHECKING:
     import onnx
@@ -312,10 +312,11 @@ def network(
     "A graph from `x` float (n,c,h,w) to `probs` and `logits` (n,c)."
     import logging
 
-    model = _WithProbs(fold(predictor.model).eval(), predictor.target).cpu().float()
-    model.to(memory_format=torch.contiguous_format)
     channels = 1 if predictor.item_tfms.mode == 'L' else 3
     example = torch.rand(2, channels, *hw)
+    folded = fold(predictor.model, conv_bn_pairs(predictor.model, example))
+    model = _WithProbs(folded, predictor.target).cpu().float()
+    model.to(memory_format=torch.contiguous_format)
     batch = {0: torch.export.Dim('n', min=1, max=4096)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')

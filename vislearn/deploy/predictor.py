@@ -24,7 +24,7 @@ from ..data.loaders import default_workers
 from ..data.resize import ItemPipeline, move_points, to_source
 from ..data.targets import Target
 from .records import records
-from ..models.fold import lean
+from ..models.fold import Folded
 from ..train.loop import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
@@ -45,13 +45,9 @@ class Predictor:
         self.device = default_device(device)
         if self.device.type == 'cpu':
             keep_memory()
-        self.model, self.target, self.item_tfms, self.batch_tfms, self.get_x = (
-            lean(model.to(self.device).eval()),
-            target,
-            item_tfms,
-            batch_tfms,
-            get_x,
-        )
+        self.model = model.to(self.device).eval()
+        self._net = Folded(self.model)  # what it computes with
+        self.target, self.item_tfms, self.batch_tfms, self.get_x = target, item_tfms, batch_tfms, get_x
         self.dtype = PRECISIONS[resolve_precision(precision, self.device)]
 
     def open(
@@ -76,7 +72,7 @@ class Predictor:
         with torch.no_grad():
             xb = self.batch_tfms(stack_pictures(xs).to(self.device), trail=trail)  # (n,3,h,w) float
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                pred = self.model(xb)
+                pred = self._net(xb)
             return pred.float().cpu()
 
     @property

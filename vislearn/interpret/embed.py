@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .calibrate import _last_linear
 from .plots import _axes, _inches, palette
-from ..models.fold import lean
+from ..models.fold import Folded
 from ..table import shorten
 
 # %% ../../nbs/interpret/03_embed.ipynb #eadff552
@@ -31,7 +31,7 @@ def embed(
 ) -> Tensor:  # (n,d) on the CPU
     "What the network makes of pictures before it decides: one vector each, close for pictures it finds alike."
     was, res, seen = model.training, [], []
-    body = lean(model.body) if hasattr(model, 'body') else None
+    body = Folded(model.body) if hasattr(model, 'body') else None
     hook = (
         None
         if body is not None

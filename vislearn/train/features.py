@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..core import batch_rng
 from ..data.loaders import DataLoaders, Loader
-from ..models.fold import fold
-from ..models.groups import VisionModel
+from ..models.fold import lean
+from ..models.vision_model import VisionModel
 from .loop import PRECISIONS, resolve_precision
 
 # %% ../../nbs/train/24_features.ipynb #5a82f719
@@ -28,11 +28,16 @@ def body_features(
     "What the body makes of each picture, pooled, in evaluation mode; targets that are places differ from view to view."
     dl = dl.new(shuffle=False, drop_last=False)
     amp = PRECISIONS[resolve_precision(precision, dl.device)]
-    body = VisionModel(fold(model.body), model.head).to(dl.device).eval()  # shares the head, whose first layers pool
+    model.to(dl.device).eval()
+    body: VisionModel | None = None
     passes = []
     for view in range(views):
-        with torch.autocast(dl.device.type, amp, enabled=amp != torch.float32):
-            seen = [(body.features(xb).float(), yb) for xb, yb in dl.iter_from(view)]
+        seen = []
+        for xb, yb in dl.iter_from(view):
+            if body is None:  # shares the head, whose first layers pool
+                body = VisionModel(lean(model.body, xb), model.head)
+            with torch.autocast(dl.device.type, amp, enabled=amp != torch.float32):
+                seen.append((body.features(xb).float(), yb))
         passes.append((torch.cat([f for f, _ in seen]), torch.cat([y for _, y in seen])))
     if len({len(y) for _, y in passes}) > 1:
         raise RuntimeError('some pictures could be read in one pass but not in another; see dls.bad_files')

@@ -9,18 +9,16 @@ __all__ = ['set_bn_eval', 'BnFreeze', 'Unfreeze']
 from torch import nn
 
 from ..core import suggest
+from ..models.layers import is_batch_norm
 from .events import Callback
 
 # %% ../../nbs/train/20_freezing.ipynb #8e803e4b
-_BN = nn.modules.batchnorm._BatchNorm
-
-
 def set_bn_eval(
     model: nn.Module,
 ) -> None:
     "Batch normalisations whose weights are frozen use their running statistics and leave them alone, until the next `model.train()`."
     for m in model.modules():
-        if isinstance(m, _BN) and m.weight is not None and not m.weight.requires_grad:
+        if is_batch_norm(m) and m.weight is not None and not m.weight.requires_grad:
             m.eval()
 
 

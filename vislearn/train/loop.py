@@ -21,7 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import batch_rng, is_copied_process, keep_memory, listify, suggest
-from ..models.fold import DepthwiseIn32, KeptFold, lean
+from ..models.body import main_output
+from ..models.depthwise import DepthwiseIn32
+from ..models.fold import KeptFold, lean
+from ..models.memory import needs_contiguous
 from vislearn.train.events import (
     _BATCH_EVENTS,
     EVENTS,
@@ -487,9 +490,7 @@ class TrainLoop:
 
     def _train_batches(self):
         self._amp = resolve_precision(self.precision, self.device)
-        self._net = (
-            self.model if not self.lean or _is_watched(self.model) else lean(self.model, True, PRECISIONS[self._amp])
-        )
+        self._net = None  # chosen at the first batch
         done, self.dl_epoch = self.position[1], getattr(self.dl, 'epoch', 0)
         for i, batch in enumerate(_batches_from(self.dl, done), done):
             self.iter = i
@@ -505,9 +506,21 @@ class TrainLoop:
         self._with_events(self._do_batch, 'batch', CancelBatchException)
         self.mid_batch = False
 
+    def _choose_net(self) -> nn.Module:
+        "The network that computes what the model does with the least work."
+        self._is_contiguous = needs_contiguous(self.model)
+        if not self.lean or _is_watched(self.model):
+            return self.model
+        if not self.training:
+            return self._kept_fold(self.model, self.xb)
+        return lean(self.model, self.xb, training=True, dtype=PRECISIONS[self._amp])
+
     def _do_batch(self):
         with self._autocast(), DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext():
-            self.pred = self._net(self.xb)  # (bs,c)
+            if self._net is None:
+                self._net = self._choose_net()
+            xb = self.xb.contiguous() if self._is_contiguous else self.xb
+            self.pred = main_output(self._net(xb))  # (bs,c)
         if self._amp != 'fp32':
             self.pred = self.pred.float()
         self('after_pred')
@@ -590,7 +603,7 @@ class TrainLoop:
 
         def batches():
             nonlocal n, total
-            self._net = self.model if not self.lean or _is_watched(self.model) else self._kept_fold(self.model)
+            self._net = None  # chosen at the first batch
             for self.iter, batch in enumerate(dl):
                 self._one_batch(batch)
                 if self.pred is None:

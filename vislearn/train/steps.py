@@ -6,9 +6,9 @@
 __all__ = ['GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast', 'ShortEpochCallback']
 
 # %% ../../nbs/train/22_steps.ipynb #33bea37e
-import torch
 from torch import nn
 
+from ..models.memory import to_channels_last
 from .events import Callback, CancelTrainException, CancelValidException
 
 # %% ../../nbs/train/22_steps.ipynb #47a1f488
@@ -70,7 +70,7 @@ class ChannelsLast(Callback):
     order = -1
 
     def before_fit(self, learn):
-        learn.model.to(memory_format=torch.channels_last)
+        to_channels_last(learn.model)
 
 # %% ../../nbs/train/22_steps.ipynb #3eb91b87
 class ShortEpochCallback(Callback):
