@@ -22,7 +22,7 @@ from ..progress import progress_mode, times_shown
 from .events import Callback
 from .metrics import metric_names
 from .optim import get_hyper
-from .progress import _cells, format_time
+from .progress import format_time, table_cells
 
 # %% ../../nbs/train/18_loggers.ipynb #2060a992
 class CSVLogger(Callback):
@@ -126,7 +126,7 @@ class LineLogger(Callback):
         if learn.row in learn.history[-1:]:
             self.log(
                 f'[Eval][Epoch {learn.epoch + 1}/{learn.n_epoch}] '
-                + ', '.join(f'{k}: {v}' for k, v in _cells(learn.row).items() if k != 'epoch')
+                + ', '.join(f'{k}: {v}' for k, v in table_cells(learn.row).items() if k != 'epoch')
             )
 
 # %% ../../nbs/train/18_loggers.ipynb #554839f4

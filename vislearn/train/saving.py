@@ -14,14 +14,14 @@ import torch
 
 from ..io import atomic_save, plain_data, writable
 
-# %% ../../nbs/train/15_saving.ipynb #7bdf8ed3
+# %% ../../nbs/train/15_saving.ipynb #6cdc78f9
 def model_file(
     learn: Any,
     name: str | Path,  # without suffix, or an absolute path
 ) -> Path:
     "The file `name` stands for: `learn.path/learn.model_dir/name.pth`."
-    name = Path(name) if str(name).endswith('.pth') else Path(f'{name}.pth')
-    return name if name.is_absolute() else Path(learn.path) / learn.model_dir / name
+    file = Path(name) if str(name).endswith('.pth') else Path(f'{name}.pth')
+    return file if file.is_absolute() else Path(learn.path) / learn.model_dir / file
 
 
 def save_model(
@@ -30,8 +30,10 @@ def save_model(
     with_opt: bool = True,  # the optimizer's state too
 ) -> Path:
     "Save weights (and optimizer), atomically; returns the file."
-    file, opt = model_file(learn, name), getattr(learn, 'opt', None)
-    state = {'model': learn.model.state_dict()} | ({'opt': opt.state_dict()} if with_opt and opt is not None else {})
+    state = {'model': learn.model.state_dict()}
+    if with_opt and learn.opt is not None:
+        state['opt'] = learn.opt.state_dict()
+    file = model_file(learn, name)
     return atomic_save(plain_data(state), writable(file.parent) / file.name)
 
 
@@ -45,9 +47,10 @@ def load_model(
     "Load what `save_model` (or `torch.save(model.state_dict())`) wrote. Only plain data is read, no code is run."
     file = model_file(learn, name)
     if not file.exists() and (Path.cwd() / file.name).exists():
-        file = Path.cwd() / file.name
+        file = Path.cwd() / file.name  # where `writable` sent it
     state = torch.load(file, map_location=device or learn.device, weights_only=True)
-    state = state if 'model' in state else {'model': state}
+    if 'model' not in state:
+        state = {'model': state}
     learn.model.load_state_dict(state['model'], strict=strict)
     if not with_opt or 'opt' not in state:
         return
@@ -56,4 +59,5 @@ def load_model(
     try:
         learn.opt.load_state_dict(state['opt'])
     except (ValueError, KeyError) as e:
-        warnings.warn(f'the weights of {file} were loaded, but not its optimizer state: {e}', stacklevel=2)
+        message = f'the weights of {file} were loaded, but not its optimizer state: {e}'
+        warnings.warn(message, stacklevel=3)
