@@ -1,5 +1,6 @@
 "The cleaner's logic: nothing is lost, whatever happens in the middle."
 
+import datetime
 import errno
 import os
 import random
@@ -8,8 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vislearn.clean import cleaner
@@ -108,7 +112,7 @@ def test_a_changed_file_is_refused(data):
     done = c.apply()
     assert dict(done.refused) == {
         'cat/1.jpg': 'it has changed since it was decided',
-        'dog/1.jpg': 'it is not there any more',
+        'dog/1.jpg': 'it no longer exists',
     }
     assert (data / 'cat/1.jpg').read_text() == 'another picture' and not (data / 'cat/2.jpg').exists()
 
@@ -638,6 +642,97 @@ def test_killed_at_every_step_of_one_apply(data):
 def test_the_module_needs_neither_ipywidgets_nor_torch():
     code = "import sys, vislearn.clean.cleaner; print([m for m in ('ipywidgets', 'IPython', 'torch', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+
+# ---- journals of earlier versions
+GOLDEN = Path(__file__).parent / 'golden'
+
+
+def same_time(monkeypatch):
+    monkeypatch.setattr(cleaner.time, 'strftime', lambda form: '20260101-120000')
+
+
+def test_the_journal_is_written_as_in_version_0_1(tmp_path, monkeypatch):
+    same_time(monkeypatch)
+    for n in ['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg', 'dog/3.jpg']:
+        put(tmp_path, n, n)
+    c = Cleaner(tmp_path)
+    c.delete('cat/1.jpg')
+    c.change('cat/2.jpg', 'cow')
+    c.apply()
+    c.change('dog/3.jpg', 'cat')
+    c.delete('dog/1.jpg')
+    c.keep('dog/1.jpg')
+    c.apply()
+    c.undo()
+    c.delete('dog/1.jpg')
+    assert c.journal.path.read_text() == (GOLDEN / 'cleaner_folders.jsonl').read_text()
+    put(tmp_path, 'labels.csv', 'fname,label\ncow/2.jpg,cow\ndog/1.jpg,dog\n')
+    t = Cleaner(tmp_path, CsvLabels('labels.csv'), trash='t')
+    t.change('dog/1.jpg', ['a', 'b'])
+    t.apply()
+    assert t.journal.path.read_text() == (GOLDEN / 'cleaner_csv.jsonl').read_text()
+
+
+def test_a_journal_of_version_0_1_is_undone_and_redone(tmp_path):
+    trash = tmp_path / '.vislearn_trash'
+    put(trash, '20260101-120000/cat/1.jpg', 'cat/1.jpg')
+    put(tmp_path, 'cow/2.jpg', 'cat/2.jpg')
+    for n in ['dog/1.jpg', 'dog/3.jpg']:
+        put(tmp_path, n, n)
+    put(trash, 'journal.jsonl', (GOLDEN / 'cleaner_folders.jsonl').read_text())
+    was = tree(tmp_path)
+    c = Cleaner(tmp_path)
+    assert [(d.path, d.do, d.label) for d in c.pending] == [
+        ('dog/3.jpg', 'change', 'cat'),
+        ('dog/1.jpg', 'delete', None),
+    ]
+    c.undo()
+    back = {n: n.encode() for n in ['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg', 'dog/3.jpg']} | {'cat': None, 'dog': None}
+    assert tree(tmp_path) == back
+    c.redo()
+    assert tree(tmp_path) == was | {'cat': None}
+
+
+class Animal(Enum):
+    CAT = 'cat'
+    DOG = 'dog'
+
+
+@pytest.mark.parametrize(
+    'label, folder',
+    [
+        (np.str_('cow'), 'cow'),
+        (np.int64(3), '3'),
+        (np.float32(0.5), '0.5'),
+        (np.bool_(True), 'True'),
+        (Path('cow'), 'cow'),
+        (Animal.DOG, 'dog'),
+        (datetime.date(2024, 5, 1), '2024-05-01'),
+        (Decimal('1.5'), '1.5'),
+        (b'cow', 'cow'),
+        (['cow'], None),
+        (np.array(['cow', 'dog']), None),
+    ],
+    ids=str,
+)
+def test_labels_of_any_kind_are_written_as_plain_data(data, label, folder):
+    c = Cleaner(data)
+    c.change('cat/2.jpg', label)
+    again = Cleaner(data).decision('cat/2.jpg')
+    assert again == c.decision('cat/2.jpg')
+    plan = c.apply()
+    if folder is None:
+        assert type(again.label) is list and 'several labels' in plan.refused[0][1]
+    else:
+        assert (data / folder / '2.jpg').read_text() == 'cat/2.jpg'
+
+
+def test_a_label_without_a_plain_form_is_an_error_and_not_a_broken_journal(data):
+    c = Cleaner(data)
+    with pytest.raises(TypeError, match='plain form'):
+        c.change('cat/2.jpg', object())
+    assert Cleaner(data).pending == []
 
 
 # ---- review

@@ -538,7 +538,7 @@ class ImageClassifierCleaner:
         self.count.value = f'<span class="vl-count">{_counted(c)}</span>'
         self.btn_apply.disabled = not s.decisions
         self.btn_undo.disabled, self.btn_redo.disabled, self.btn_restore.disabled = (
-            self.cleaner._undoable(None) is None,
+            self.cleaner.undoable() is None,
             not s.undone,
             not any(b.applied for b in s.batches),
         )
