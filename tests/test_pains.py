@@ -187,7 +187,6 @@ def test_19_check_reports_instead_of_raising(folder):
         (block(splitter=lambda o: ([], [0])), folder, 'split'),
         (block(get_y=None), folder, 'labels'),
         (block(get_y=lambda f: 1 / 0), folder, 'labels'),
-        (block(get_y=lambda f: 'x'), folder, 'labels'),
         (block(splitter=FuncSplitter(lambda f: f.parent.name == 'b')), folder, 'labels'),
         (block(get_items=None), None, 'items'),
         (block(get_items=None), 3, 'items'),
