@@ -16,7 +16,7 @@ setup(
     version=cfg['version'],
     description=cfg['description'],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['py.typed']},
+    package_data={cfg['lib_path']: ['py.typed', 'deploy/page/*']},
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
     python_requires='>=' + cfg['min_python'],
