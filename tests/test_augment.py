@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -205,7 +206,7 @@ def test_aug_transforms_follow_their_arguments(xb):
     'bad, says',
     [
         (lambda: Brightness(1.0), 'below 1'),
-        (lambda: Flip(p=2), '0-1'),
+        (lambda: Flip(p=2), 'from 0 to 1'),
         (lambda: Normalize([0.5], [0.0]), 'above 0'),
         (lambda: Normalize([0.5] * 3, [0.2]), 'as many'),
         (lambda: Flip(size=(1, 2, 3)), 'height, width'),
@@ -280,3 +281,113 @@ def test_other_devices_agree(device, xb):
         ]
     )
     torch.testing.assert_close(f(xb.to(device), rng()).cpu(), f(xb, rng()), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('t', [Saturation(0.5, p=0.2), Hue(0.4, p=0.2), Brightness(0.5, p=0.2), Contrast(0.5, p=0.3)])
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+def test_colours_do_not_depend_on_the_number_of_threads(t, fmt):
+    "A picture's bits depend neither on its neighbours in a piece of the batch nor on how large the pieces are."
+    x = (torch.rand(24, 3, 96, 128, generator=rng()) * 255).byte().contiguous(memory_format=fmt)
+    was = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(Fused([t])(x, rng(3)))
+    finally:
+        torch.set_num_threads(was)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    alone = torch.stack([t.apply(x[i : i + 1], t.plan(24, (96, 128), rng(3))[i : i + 1])[0] for i in range(24)])
+    assert torch.equal(found[0], alone)
+    left_alone = (t.plan(24, (96, 128), rng(3)) == torch.eye(4)).flatten(1).all(1)
+    assert 0 < left_alone.sum() < 24 and torch.equal(found[0][left_alone], to_float(x)[left_alone])
+
+
+def test_dihedral_numbers_its_symmetries_as_pillow_and_fastai_do(xb):
+    from PIL import Image
+
+    a = xb[0].permute(1, 2, 0).numpy()
+    for k in range(8):
+        want = np.asarray(Image.fromarray(a) if k == 0 else Image.fromarray(a).transpose(k - 1))
+        got = Dihedral(p=1, draw=k)(xb[:1])[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        assert (got == want).all(), k
+
+
+def test_saturation_is_fastais():
+    "grey = .2989 red + .587 green + .114 blue, of logits that are cut off at 1e-7."
+    x = torch.tensor([0.0, 0.5, 0.9]).view(1, 3, 1, 1)
+    z = torch.log(x.clamp(1e-7, 1 - 1e-7) / (1 - x.clamp(1e-7, 1 - 1e-7)))
+    grey = (z * torch.tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    for factor in (0.0, 0.5, 1.5):
+        want = torch.sigmoid(factor * z + (1 - factor) * grey)
+        torch.testing.assert_close(Saturation(draw=factor, p=1)(x), want, atol=1e-4, rtol=0)
+
+
+def all_of_them(x: torch.Tensor) -> torch.Tensor:
+    steps = [*aug_transforms(size=32, min_scale=0.5, flip_vert=True, xtra_tfms=[Saturation(), Hue()])]
+    return Fused([*steps, Normalize(*imagenet_stats), RandomErasing(max_count=2)])(x, rng(1))
+
+
+@pytest.mark.parametrize('what', ['dtype', 'device'])
+def test_default_dtype_and_device_change_nothing(what, xb):
+    want = all_of_them(xb)
+    mats = [t.mats(6, (40, 40), rng(2)) for t in RANDOM[:6]]
+    try:
+        if what == 'dtype':
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device('meta')
+        got = all_of_them(xb)
+        again = [t.mats(6, (40, 40), rng(2)) for t in RANDOM[:6]]
+        one = Normalize(*imagenet_stats).decode(Normalize(*imagenet_stats)(xb))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(got, want) and got.dtype == torch.float32 == one.dtype
+    assert all(torch.equal(a, b) for a, b in zip(mats, again, strict=True))
+
+
+def test_split_idx_chooses_training_or_validation(xb):
+    assert torch.equal(Flip(p=1)(xb, split_idx=0), to_float(xb).flip(-1))
+    assert torch.equal(Flip(p=1)(xb, split_idx=1), xb)
+    assert RandomResizedCropGPU(16)(xb, split_idx=1).shape[-2:] == (16, 16)
+
+
+def test_grey_batches_become_colours_for_the_statistics_of_colours(xb):
+    grey = xb[:, :1]
+    n = Normalize(*imagenet_stats)
+    for t in (n, Fused([Flip(), n])):
+        want = t(grey.expand(-1, 3, -1, -1).contiguous(), rng(4))
+        torch.testing.assert_close(t(grey, rng(4)), want, atol=1e-6, rtol=0)
+    many = grey.repeat(40, 1, 4, 4)
+    assert Fused([Flip(), n])(many).shape == (240, 3, 160, 160)  # in several pieces
+    with pytest.raises(ValueError, match='3 channels, but the batch has 2'):
+        n(xb[:, :2])
+
+
+@pytest.mark.parametrize(
+    ('made', 'same'),
+    [
+        (lambda: Flip(size=np.int64(8)), Flip(size=8)),
+        (lambda: Flip(p='1e-1'), Flip(p=0.1)),
+        (lambda: Rotate(np.float32(10), size=(8.0, '9')), Rotate(10, size=(8, 9))),
+        (lambda: RandomErasing(max_count=np.int32(2)), RandomErasing(max_count=2)),
+        (lambda: ResizeBatch(torch.tensor(8)), ResizeBatch(8)),
+    ],
+)
+def test_numbers_of_other_kinds(made, same):
+    assert made() == same
+
+
+@pytest.mark.parametrize(
+    ('made', 'says'),
+    [
+        (lambda: Flip(size='big'), "size is a whole number, got 'big'"),
+        (lambda: Flip(size=8.5), 'size is a whole number, got 8.5'),
+        (lambda: Rotate(None), 'max_deg is a number, got None'),
+        (lambda: Normalize(['a'], [0.1]), "mean is a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_names_its_argument(made, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        made()

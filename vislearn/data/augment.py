@@ -8,20 +8,33 @@ __all__ = ['RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'Fused', 'fuse']
 # %% ../../nbs/data/10_augment.ipynb #a02af5a8
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Transform, listify, tfm_from_dict
+from ..core import Transform, as_float, as_int, in_validation, listify, tfm_from_dict
 from .colour import Brightness, Colour, ColourTransform, Contrast
-from .geometry import Dihedral, Flip, Geometry, RandomResizedCropGPU, Resample, Rotate, Warp, Zoom, _draw
-from .normalize import BatchTransform, _own
+from vislearn.data.geometry import (
+    Dihedral,
+    Flip,
+    Geometry,
+    RandomResizedCropGPU,
+    Resample,
+    Rotate,
+    Warp,
+    Zoom,
+    draw_uniform,
+)
+from .normalize import BatchTransform, own_floats
 
 # %% ../../nbs/data/10_augment.ipynb #7794e6b1
 class RandomErasing(BatchTransform):
     "Fill up to `max_count` random rectangles of a normalised picture with noise, with probability `p` (Zhong et al., 2017)."
 
-    order, inplace, moves_pixels = 100, True, False
+    order = 100
+    inplace = True
+    moves_pixels = False
 
     def __init__(
         self,
@@ -31,29 +44,37 @@ class RandomErasing(BatchTransform):
         min_aspect: float = 0.3,  # 0-1, least proportion of the sides
         max_count: int = 1,  # rectangles at most; they share the area
     ):
-        if not 0 <= sl <= sh <= 1:
+        self.p = as_float(p, 'p', least=0, most=1)
+        self.sl, self.sh = as_float(sl, 'sl'), as_float(sh, 'sh')
+        if not 0 <= self.sl <= self.sh <= 1:
             raise ValueError(f'erasing needs 0 <= sl <= sh <= 1, got {sl} and {sh}')
-        self.p, self.sl, self.sh, self.min_aspect, self.max_count = p, sl, sh, min_aspect, max_count
+        self.min_aspect = as_float(min_aspect, 'min_aspect')
+        self.max_count = as_int(max_count, 'max_count', least=1)
 
-    def plan(self, n, hw, rng=None):  # (n,max_count,5) int64: top, left, height, width, seed of the noise
-        (h, w), k, ratio = hw, self.max_count, -math.log(self.min_aspect)
-        count = _draw(n, 1, k + 1, rng, self.p).long()[:, None]  # (n,1), 0: leave alone
-        area, ratio, y, x, seed = (
-            _draw(n * k, lo, hi, rng).view(n, k)
-            for lo, hi in ((self.sl, self.sh), (-ratio, ratio), (0, 1), (0, 1), (0, 2**31))
-        )
-        area = area * h * w / count.clamp(min=1)
-        eh, ew = ((area * r).sqrt().round().clamp(max=s) for r, s in ((ratio.exp(), h), ((-ratio).exp(), w)))
-        eh = eh * (torch.arange(k) < count)
-        return torch.stack([y * (h - eh + 1), x * (w - ew + 1), eh, ew, seed], 2).long()
+    def plan(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
+        "(n,max_count,5) int64: top, left, height, width, seed of the noise."
+        h, w = hw
+        k = self.max_count
 
-    def apply(self, x, plan):
-        for xi, rects in zip(x, plan.tolist()):
-            for t, l, h, w, seed in rects:
+        def draw(lo: float, hi: float) -> Tensor:  # (n,k)
+            return draw_uniform(n * k, lo, hi, rng).view(n, k)
+
+        count = draw_uniform(n, 1, k + 1, rng, p=self.p).long()[:, None]  # (n,1), 0: leave alone
+        area = draw(self.sl, self.sh) * h * w / count.clamp(min=1)
+        log_ratio = draw(math.log(self.min_aspect), -math.log(self.min_aspect))
+        y, x, seed = draw(0, 1), draw(0, 1), draw(0, 2**31)
+        box_h = (area * log_ratio.exp()).sqrt().round().clamp(max=h)
+        box_w = (area * (-log_ratio).exp()).sqrt().round().clamp(max=w)
+        box_h = box_h * (torch.arange(k, device='cpu') < count)
+        return torch.stack([y * (h - box_h + 1), x * (w - box_w + 1), box_h, box_w, seed], 2).long()
+
+    def apply(self, x: Tensor, plan: Tensor) -> Tensor:
+        for picture, boxes in zip(x, plan.tolist(), strict=True):
+            for top, left, h, w, seed in boxes:
                 if h and w:
-                    xi[:, t : t + h, l : l + w] = torch.randn(
-                        x.shape[1], h, w, generator=torch.Generator().manual_seed(seed)
-                    ).to(x)
+                    rng = torch.Generator().manual_seed(seed)
+                    noise = torch.randn(x.shape[1], h, w, generator=rng, dtype=torch.float32, device='cpu')
+                    picture[:, top : top + h, left : left + w] = noise.to(x)
         return x
 
     def valid(self) -> None:
@@ -63,13 +84,21 @@ class RandomErasing(BatchTransform):
 def setup_aug_tfms(
     tfms: Sequence[Callable],  # batch transforms
 ) -> list[Callable]:
-    "The same with all geometric transforms composed into one resample and all colour transforms into one step, in their `order`; then the others."
-    geo, col = ([t for t in tfms if isinstance(t, c)] for c in (Geometry, ColourTransform))
+    """The same with all geometric transforms composed into one resample and all colour transforms into one step, in
+    their `order`; then the others.
+    """
+    geometry = [t for t in tfms if isinstance(t, Geometry)]
+    colours = [t for t in tfms if isinstance(t, ColourTransform)]
     rest = [t for t in tfms if not isinstance(t, (Geometry, ColourTransform))]
-    if len(geo) > 1:
-        size = next((t.size for t in reversed(geo) if t.size), None)
-        geo = [Resample(geo, size, geo[-1].mode, geo[-1].pad_mode, geo[-1].align_corners)]
-    return sorted(geo + ([Colour(col)] if len(col) > 1 else col), key=lambda t: t.order) + rest
+    steps: list[BatchTransform] = [_one_resample(geometry)] if len(geometry) > 1 else list(geometry)
+    steps += [Colour(colours)] if len(colours) > 1 else colours
+    return [*sorted(steps, key=lambda t: t.order), *rest]
+
+
+def _one_resample(tfms: list[Geometry]) -> Resample:
+    size = next((t.size for t in reversed(tfms) if t.size), None)
+    last = tfms[-1]
+    return Resample(tfms, size, last.mode, last.pad_mode, last.align_corners)
 
 
 def aug_transforms(
@@ -91,27 +120,42 @@ def aug_transforms(
     batch: bool = False,  # one draw for the whole batch
     min_scale: float = 1.0,  # 0-1, below 1: also a random crop of at least this share of the area
 ) -> list[Callable]:
-    "A good set of augmentations for photographs, as a short list for `batch_tfms`."
-    kw = dict(size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
-    tfms = []
+    """A good set of augmentations for photographs, as a short list for `batch_tfms`.
+
+    >>> [type(t).__name__ for t in aug_transforms()]
+    ['Colour', 'Resample']
+    """
+    look: dict[str, Any] = dict(size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
+    tfms: list[Callable] = []
     if min_scale < 1:
-        tfms.append(RandomResizedCropGPU(min_scale=min_scale, ratio=(1, 1), **kw))
-    if do_flip:
-        tfms.append((Dihedral if flip_vert else Flip)(p=0.5, **kw))
+        tfms.append(RandomResizedCropGPU(min_scale=min_scale, ratio=(1, 1), **look))
+    if do_flip and flip_vert:
+        tfms.append(Dihedral(p=0.5, **look))
+    elif do_flip:
+        tfms.append(Flip(p=0.5, **look))
     if max_warp * mult:
-        tfms.append(Warp(max_warp * mult, p=p_affine, **kw))
+        tfms.append(Warp(max_warp * mult, p=p_affine, **look))
     if max_rotate * mult:
-        tfms.append(Rotate(max_rotate * mult, p=p_affine, **kw))
+        tfms.append(Rotate(max_rotate * mult, p=p_affine, **look))
     if min_zoom < 1 or max_zoom > 1:
-        tfms.append(Zoom(min_zoom, max_zoom, p=p_affine, **kw))
+        tfms.append(Zoom(min_zoom, max_zoom, p=p_affine, **look))
     if max_lighting * mult:
-        tfms += [t(max_lighting * mult, p=p_lighting, batch=batch) for t in (Brightness, Contrast)]
+        tfms.append(Brightness(max_lighting * mult, p=p_lighting, batch=batch))
+        tfms.append(Contrast(max_lighting * mult, p=p_lighting, batch=batch))
     return setup_aug_tfms(tfms + listify(xtra_tfms))
 
 # %% ../../nbs/data/10_augment.ipynb #e9cce293
 def _chunk(x: Tensor) -> int:
     "How many pictures to work on at a time: on a CPU about 1.3 MB of floats for each thread, elsewhere all."
-    return torch.get_num_threads() * max(1, 1_300_000 // (4 * x[0].numel())) if x.device.type == 'cpu' else len(x)
+    if x.device.type != 'cpu':
+        return len(x)
+    return torch.get_num_threads() * max(1, 1_300_000 // (4 * x[0].numel()))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    if x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 class Fused(Transform):
@@ -123,49 +167,70 @@ class Fused(Transform):
     ):
         self.tfms = [tfm_from_dict(t) if isinstance(t, dict) else t for t in tfms]
 
-    def __call__(self, x: Tensor, rng: torch.Generator | None = None, trail: list[Tensor] | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,  # (bs,c,h,w) uint8, or float 0..1
+        rng: torch.Generator | None = None,
+        trail: list[Tensor] | None = None,  # is given the matrix of each step that moves pixels
+        *,
+        split_idx: int | None = None,  # 0 as in training, 1 as in validation
+    ) -> Tensor:  # (bs,c,*,*) float
         self.tfms[0].check(x)
-        plans, hw = [], tuple(x.shape[-2:])
-        for t in self.tfms:
-            plans.append(t.plan(len(x), hw, rng))
-            if trail is not None and hasattr(t, 'source_matrix'):
-                trail.append(t.source_matrix(plans[-1], hw))
-            hw = tuple(t.out_hw(hw))
-        fmt = (
-            torch.channels_last
-            if x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 1
-            else torch.contiguous_format
-        )
-        if len(x) <= (k := _chunk(x)):
-            return self._apply(x, plans).contiguous(memory_format=fmt)
-        out = torch.empty((*x.shape[:2], *hw), device=x.device, memory_format=fmt)
-        for i in range(0, len(x), k):
-            out[i : i + k] = self._apply(x[i : i + k], [p if p is None else p[i : i + k] for p in plans])
+        if split_idx == 1:
+            return in_validation(self, x)
+        plans, hw = self._plan(x, rng, trail)
+        fmt = _memory_format(x)
+        step = _chunk(x)
+        first = self._apply(x[:step], [p if p is None else p[:step] for p in plans])
+        if len(x) <= step:
+            return first.contiguous(memory_format=fmt)
+        out = torch.empty((len(x), first.shape[1], *hw), dtype=first.dtype, device=x.device, memory_format=fmt)
+        out[:step] = first
+        for i in range(step, len(x), step):
+            out[i : i + step] = self._apply(x[i : i + step], [p if p is None else p[i : i + step] for p in plans])
         return out
+
+    def _plan(
+        self, x: Tensor, rng: torch.Generator | None, trail: list[Tensor] | None
+    ) -> tuple[list[Tensor | None], tuple[int, int]]:
+        "What each transform will do, and the size that comes out."
+        plans: list[Tensor | None] = []
+        hw = (x.shape[-2], x.shape[-1])
+        for t in self.tfms:
+            plan = t.plan(len(x), hw, rng)
+            if trail is not None and hasattr(t, 'source_matrix'):
+                trail.append(t.source_matrix(plan, hw))
+            plans.append(plan)
+            hw = t.out_hw(hw)
+        return plans, hw
 
     def _apply(self, x: Tensor, plans: list[Tensor | None]) -> Tensor:
         if self.tfms[0].inplace:
-            x = _own(x)
-        for t, p in zip(self.tfms, plans):
-            x = t.apply(x, p)
+            x = own_floats(x)
+        for t, plan in zip(self.tfms, plans, strict=True):
+            x = t.apply(x, plan)
         return x
 
-    def valid(self) -> 'Fused|None':
-        tfms = [v for t in self.tfms if (v := t.valid()) is not None]
-        return Fused(tfms) if tfms else None
+    def valid(self) -> 'Fused | None':
+        fixed = [t.valid() for t in self.tfms]
+        left = [t for t in fixed if t is not None]
+        return Fused(left) if left else None
 
 
 def fuse(
     tfms: Sequence[Callable],  # batch transforms; foreign callables may be among them
 ) -> list[Callable]:
     "The same with each run of neighbouring `BatchTransform`s, or a single one, made a `Fused`."
-    out, run = [], []
-    for t in [*tfms, None]:
+    out: list[Callable] = []
+    run: list[BatchTransform] = []
+    for t in tfms:
         if isinstance(t, BatchTransform):
             run.append(t)
             continue
-        out += [Fused(run)] if run else []
-        run = []
-        if t is not None:
-            out.append(t)
+        if run:
+            out.append(Fused(run))
+            run = []
+        out.append(t)
+    if run:
+        out.append(Fused(run))
     return out

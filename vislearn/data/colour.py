@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core import tfm_from_dict
-from .geometry import _draw, _matrix
-from .normalize import BatchTransform, _own, to_float
+from ..core import as_float, tfm_from_dict
+from .geometry import draw_uniform, matrices
+from .normalize import BatchTransform, own_floats, to_float
 
 # %% ../../nbs/data/09_colour.ipynb #da8670a4
 def _look_up(
@@ -27,10 +27,44 @@ def _look_up(
     return y if rows is x else y.permute(0, 3, 1, 2)
 
 
+_eye3 = torch.eye(3, dtype=torch.float64, device='cpu')
+_grey = torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float64, device='cpu')  # weights of red, green and blue
+_around_grey = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64, device='cpu') / math.sqrt(3)
+_eps = 1e-7  # black and white are this far from 0 and 1, so that their logits are finite
+
+
+def _scale_logits(x: Tensor, factor: Tensor, shift: Tensor, same: Tensor) -> Tensor:
+    """All channels of `x` (n,c,h,w) changed alike: `factor` and `shift` (n,1) of the logits.
+    `same` (n,): pictures that stay as they are.
+    """
+    unchanged = same.nonzero()[:, 0]
+    if x.dtype == torch.uint8 and x.device.type == 'cpu':
+        levels = torch.arange(256, dtype=torch.float32, device='cpu') / 255
+        table = (levels.logit(_eps) * factor + shift).sigmoid_()  # (n,256)
+        table[unchanged] = levels
+        return _look_up(table, x)
+    factor, shift = factor.to(x.device, non_blocking=True), shift.to(x.device, non_blocking=True)
+    x = to_float(x)
+    y = x.logit(_eps).mul_(factor[..., None, None]).add_(shift[..., None, None]).sigmoid_()
+    if len(unchanged):
+        unchanged = unchanged.to(x.device, non_blocking=True)
+        y[unchanged] = x[unchanged]
+    return y
+
+
+def _mix_logits(x: Tensor, mix: Tensor, shift: Tensor) -> Tensor:
+    "Channels of `x` (n,3,h,w) mixed: `mix` (n,3,3) and `shift` (n,3) of the logits."
+    mix, shift = mix.to(x.device, non_blocking=True), shift.to(x.device, non_blocking=True)
+    logits = to_float(x).logit(_eps)
+    mixed = (mix @ logits.flatten(2)).view(logits.shape)
+    return mixed.add_(shift[..., None, None]).sigmoid_()
+
+
 class ColourTransform(BatchTransform):
     "Base of the colour transforms: subclasses write `mats`."
 
-    order, moves_pixels = 20, False
+    order = 20
+    moves_pixels = False
 
     def __init__(
         self,
@@ -38,35 +72,49 @@ class ColourTransform(BatchTransform):
         draw: float | Sequence[float] | None = None,  # given values instead of random ones
         batch: bool = False,  # one draw for the whole batch
     ):
-        if not 0 <= p <= 1:
-            raise ValueError(f'p is a probability, 0-1, got {p}')
-        self.p, self.draw, self.batch = p, draw, batch
+        self.p = as_float(p, 'p', least=0, most=1)
+        self.draw = draw
+        self.batch = batch
 
-    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:  # (n,4,4) float64
+    def mats(
+        self,
+        n: int,  # pictures
+        rng: torch.Generator | None = None,
+    ) -> Tensor:  # (n,4,4) float64
         "One matrix per picture, applied to (red, green, blue, 1) in logits."
         raise NotImplementedError
 
     def _random(self, n: int, lo: float, hi: float, rng: torch.Generator | None, neutral: float) -> Tensor:  # (n,)
-        return _draw(n, lo, hi, rng, self.p, neutral, self.draw, self.batch)
+        return draw_uniform(n, lo, hi, rng, p=self.p, neutral=neutral, draw=self.draw, batch=self.batch)
 
-    def plan(self, n, hw, rng=None):
+    def plan(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
         return self.mats(n, rng)
 
-    def apply(self, x, plan):
-        c, a, b = x.shape[1], plan[:, :3, :3], plan[:, :3, 3:]  # (n,3,3), (n,3,1)
-        plain = bool((a == a[:, :1, :1] * torch.eye(3, dtype=a.dtype)).all() and (b == b[:, :1]).all())
-        if plain and (a[:, 0, 0] == 1).all() and (b == 0).all():
-            return _own(x)
-        if plain or c == 1:
-            a, b = a[:, :1].sum(2, keepdim=True), b[:, :1]  # grey: all channels alike
-        elif c != 3:
-            raise ValueError(f'{type(self).__name__} changes red, green and blue, but the batch has {c} channels')
-        a, b = (v.to(x.device, torch.float32, non_blocking=True) for v in (a, b))
-        if a.shape[1] == 1 and x.dtype == torch.uint8 and x.device.type == 'cpu':
-            return _look_up((torch.linspace(0, 1, 256).logit(1e-6) * a[..., 0] + b[..., 0]).sigmoid_(), x)
-        x = to_float(x).logit(1e-6)
-        x = x.mul_(a[..., None]) if a.shape[1] == 1 else (a @ x.flatten(2)).view(x.shape)
-        return x.add_(b[..., None]).sigmoid_()
+    def apply(self, x: Tensor, plan: Tensor) -> Tensor:
+        mix, shift = plan[:, :3, :3], plan[:, :3, 3]  # (n,3,3), (n,3)
+        factor = mix[:, :1].sum(2)  # (n,1)
+        diagonal = factor[..., None] * _eye3
+        mixes = (mix != diagonal).flatten(1).any(1) | (shift != shift[:, :1]).any(1)  # (n,)
+        if x.shape[1] == 1:
+            mixes = torch.zeros_like(mixes)  # all channels of a grey picture are alike
+        elif x.shape[1] != 3 and mixes.any():
+            raise ValueError(
+                f'{type(self).__name__} changes red, green and blue, but the batch has {x.shape[1]} channels'
+            )
+        same = ~mixes & (factor == 1)[:, 0] & (shift[:, 0] == 0)
+        if same.all():
+            return own_floats(x)
+        mix, shift, factor = mix.float(), shift.float(), factor.float()
+        if not mixes.any():
+            return _scale_logits(x, factor, shift[:, :1], same)
+        if mixes.all():
+            return _mix_logits(x, mix, shift)
+        out = own_floats(x)
+        i, j = mixes.nonzero()[:, 0], (~mixes & ~same).nonzero()[:, 0]
+        out[i] = _mix_logits(x[i], mix[i], shift[i])
+        if len(j):
+            out[j] = _scale_logits(x[j], factor[j], shift[j, :1], same[j])
+        return out
 
     def valid(self) -> None:
         return None
@@ -82,43 +130,42 @@ class Lighting(ColourTransform):
         draw: float | Sequence[float] | None = None,  # given values instead of random ones
         batch: bool = False,  # one draw for the whole batch
     ):
-        if not 0 <= max_lighting < 1:
+        self.max_lighting = as_float(max_lighting, 'max_lighting')
+        if not 0 <= self.max_lighting < 1:
             raise ValueError(f'max_lighting is at least 0 and below 1, got {max_lighting}')
         super().__init__(p, draw, batch)
-        self.max_lighting = float(max_lighting)
 
     def _factor(self, n: int, rng: torch.Generator | None) -> Tensor:  # (n,)
         "A factor around 1, as often above as below; `draw` is the factor itself."
-        r = -math.log(1 - self.max_lighting)
         if self.draw is not None:
-            return self._random(n, 1, 1, rng, 1.0)
-        return self._random(n, -r, r, rng, 0.0).exp()
+            return self._random(n, 1, 1, rng, neutral=1.0)
+        most = -math.log(1 - self.max_lighting)
+        return self._random(n, -most, most, rng, neutral=0.0).exp()
 
 
 class Brightness(Lighting):
     "Brighter or darker: add to the logits. `draw`: what mid-grey becomes, 0-1; .5 changes nothing."
 
-    def mats(self, n, rng=None):
-        b = self._random(n, 0.5 * (1 - self.max_lighting), 0.5 * (1 + self.max_lighting), rng, 0.5).logit()
-        return _matrix(n, m03=b, m13=b, m23=b)
+    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        least, most = 0.5 * (1 - self.max_lighting), 0.5 * (1 + self.max_lighting)
+        shift = self._random(n, least, most, rng, neutral=0.5).logit()
+        return matrices(n, [[1, 0, 0, shift], [0, 1, 0, shift], [0, 0, 1, shift], [0, 0, 0, 1]])
 
 
 class Contrast(Lighting):
     "More or less contrast: multiply the logits. `draw`: the factor."
 
-    def mats(self, n, rng=None):
-        c = self._factor(n, rng)
-        return _matrix(n, m00=c, m11=c, m22=c, m33=1)
+    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        factor = self._factor(n, rng)
+        return matrices(n, [[factor, 0, 0, 0], [0, factor, 0, 0], [0, 0, factor, 0], [0, 0, 0, 1]])
 
 
 class Saturation(Lighting):
     "More or less colour: mix the logits with their grey. `draw`: the factor; 0 leaves grey."
 
-    def mats(self, n, rng=None):
-        c = self._factor(n, rng)[:, None, None]
-        m = _matrix(n, m33=1)
-        m[:, :3, :3] = c * torch.eye(3) + (1 - c) * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-        return m
+    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        factor = self._factor(n, rng)[:, None, None]
+        return _with_mix(factor * _eye3 + (1 - factor) * _grey)
 
 
 class Hue(ColourTransform):
@@ -132,14 +179,19 @@ class Hue(ColourTransform):
         batch: bool = False,  # one draw for the whole batch
     ):
         super().__init__(p, draw, batch)
-        self.max_hue = float(max_hue)
+        self.max_hue = as_float(max_hue, 'max_hue')
 
-    def mats(self, n, rng=None):
-        t = self._random(n, -self.max_hue, self.max_hue, rng, 0.0)[:, None, None] * (2 * math.pi)
-        cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
-        m = _matrix(n, m33=1)
-        m[:, :3, :3] = t.cos() * torch.eye(3) + (1 - t.cos()) / 3 + t.sin() * cross
-        return m
+    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        angle = self._random(n, -self.max_hue, self.max_hue, rng, neutral=0.0)[:, None, None] * (2 * math.pi)
+        cos, sin = angle.cos(), angle.sin()
+        return _with_mix(cos * _eye3 + (1 - cos) / 3 + sin * _around_grey)
+
+
+def _with_mix(mix: Tensor) -> Tensor:  # (n,3,3) -> (n,4,4)
+    "Matrices that mix the channels and add nothing."
+    m = torch.eye(4, dtype=torch.float64, device='cpu').repeat(len(mix), 1, 1)
+    m[:, :3, :3] = mix
+    return m
 
 
 class Colour(ColourTransform):
@@ -152,8 +204,8 @@ class Colour(ColourTransform):
         super().__init__(1.0)
         self.tfms = [tfm_from_dict(t) if isinstance(t, dict) else t for t in tfms]
 
-    def mats(self, n, rng=None):
-        m = torch.eye(4, dtype=torch.float64).repeat(n, 1, 1)
+    def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        m = torch.eye(4, dtype=torch.float64, device='cpu').repeat(n, 1, 1)
         for t in self.tfms:
             m = t.mats(n, rng) @ m
         return m
