@@ -15,30 +15,51 @@ from torch import Tensor, nn
 from .events import Callback
 
 # %% ../../nbs/train/19_hooks.ipynb #2a07a02d
+def _output(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return output
+
+
+def _first_output(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    return outputs[0]
+
+
 class Hook:
-    "Catches what a module gives (or its gradient); `stored` is what `hook_func` made of the latest."
+    """Catches the output of a module (or its gradient); `stored` is what `hook_func` made of the latest.
+
+    >>> layer = nn.ReLU()
+    >>> with Hook(layer) as hook:
+    ...     _ = layer(torch.tensor([-1.0, 2.0]))
+    >>> hook.stored
+    tensor([0., 2.])
+    """
 
     def __init__(
         self,
         m: nn.Module,
-        hook_func: Callable[[nn.Module, Any, Any], Any] = lambda m, i, o: o,  # (module, input, output) -> what is kept
-        is_forward: bool = True,  # False: at the way back, with gradients
+        hook_func: Callable[[nn.Module, Any, Any], Any] = _output,  # (module, input, output) -> what is kept
+        is_forward: bool = True,  # False: in the backward pass, with gradients
         detach: bool = True,  # inputs and outputs without their graph
         cpu: bool = False,  # and on the CPU
     ):
-        self.hook_func, self.detach, self.cpu, self.stored, self.removed = hook_func, detach, cpu, None, False
-        self.handle = (m.register_forward_hook if is_forward else m.register_full_backward_hook)(self._catch)
+        self.hook_func = hook_func
+        self.detach = detach
+        self.cpu = cpu
+        self.stored: Any = None
+        self.removed = False
+        register = m.register_forward_hook if is_forward else m.register_full_backward_hook
+        self.handle = register(self._catch)
 
-    def _plain(self, o: Any) -> Any:
+    def _kept(self, o: Any) -> Any:
+        "Tensors, also in lists and tuples, without their graph and on the CPU where that is wanted."
         if isinstance(o, (list, tuple)):
-            return type(o)(map(self._plain, o))
+            return type(o)(map(self._kept, o))
         if not isinstance(o, Tensor):
             return o
         o = o.detach() if self.detach else o
         return o.cpu() if self.cpu else o
 
-    def _catch(self, m, i, o):
-        self.stored = self.hook_func(m, self._plain(i), self._plain(o))
+    def _catch(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.stored = self.hook_func(module, self._kept(inputs), self._kept(output))
 
     def remove(self) -> None:
         "Catch no more."
@@ -53,27 +74,27 @@ class Hook:
 
 
 class Hooks(list):
-    "Several of them, in the order of the modules."
+    "A hook for each of several modules, in their order."
 
     def __init__(
         self,
         ms: Iterable[nn.Module],
-        hook_func: Callable[[nn.Module, Any, Any], Any] = lambda m, i, o: o,  # (module, input, output) -> what is kept
-        is_forward: bool = True,  # False: at the way back, with gradients
+        hook_func: Callable[[nn.Module, Any, Any], Any] = _output,  # (module, input, output) -> what is kept
+        is_forward: bool = True,  # False: in the backward pass, with gradients
         detach: bool = True,  # inputs and outputs without their graph
         cpu: bool = False,  # and on the CPU
     ):
-        super().__init__(Hook(m, hook_func, is_forward, detach, cpu) for m in ms)
+        super().__init__(Hook(m, hook_func, is_forward=is_forward, detach=detach, cpu=cpu) for m in ms)
 
     @property
     def stored(self) -> list[Any]:
         "What each has kept."
-        return [h.stored for h in self]
+        return [hook.stored for hook in self]
 
     def remove(self) -> None:
         "Catch no more."
-        for h in self:
-            h.remove()
+        for hook in self:
+            hook.remove()
 
     def __enter__(self):
         return self
@@ -88,8 +109,8 @@ def hook_outputs(
     cpu: bool = False,  # and on the CPU
     grad: bool = False,  # the gradients instead
 ) -> Hooks:
-    "Catch what each of `modules` gives."
-    return Hooks(modules, (lambda m, i, o: o[0]) if grad else (lambda m, i, o: o), not grad, detach, cpu)
+    "Catch the output of each of `modules`."
+    return Hooks(modules, _first_output if grad else _output, is_forward=not grad, detach=detach, cpu=cpu)
 
 
 def hook_output(
@@ -98,15 +119,19 @@ def hook_output(
     cpu: bool = False,  # and on the CPU
     grad: bool = False,  # the gradient instead
 ) -> Hook:
-    "Catch what `module` gives."
+    "Catch the output of `module`."
     return hook_outputs([module], detach, cpu, grad)[0]
 
-# %% ../../nbs/train/19_hooks.ipynb #ae02557a
+# %% ../../nbs/train/19_hooks.ipynb #e8a91074
 class ActivationStats(Callback):
-    "Statistics of what each layer gives during training; `stats[layer]` is a list over batches of dicts with mean, std, near_zero (and hist)."
+    """Statistics of each layer's output during training.
+
+    `stats[layer]` is a list over batches of dicts with mean, std, near_zero (and hist).
+    """
 
     run_valid = False
     in_trials = False
+    stats: list[list[dict[str, Any]]]
 
     def __init__(
         self,
@@ -114,71 +139,81 @@ class ActivationStats(Callback):
         modules: Sequence[nn.Module] | None = None,  # which layers; those with weights if not given
         every: int = 1,  # look at every n-th batch
     ):
-        self.with_hist, self.modules, self.every = with_hist, modules, every
+        self.with_hist = with_hist
+        self.modules = modules
+        self.every = every
+        self.stats = []
+        self.hooks: list[Any] = []  # torch's handles, during a fit
+        self.n = 0  # batches
 
     def before_fit(self, learn):
-        self.was_lean, learn.lean = learn.lean, False  # the layers themselves must run
+        self.was_lean = learn.lean
+        learn.lean = False  # the layers themselves must run
         layers = self.modules or [m for m in learn.model.modules() if not [*m.children()] and [*m.parameters()]]
-        self.stats: list[list[dict]] = [[] for _ in layers]
-        self.n, self.hooks = 0, [m.register_forward_hook(self._hook(s)) for m, s in zip(layers, self.stats)]
+        self.n = 0
+        self.stats = [[] for _ in layers]
+        self.hooks = [m.register_forward_hook(self._keep_in(kept)) for m, kept in zip(layers, self.stats)]
 
     def before_batch(self, learn):
         self.n += 1
 
-    def _hook(self, out: list):
-        def f(module, args, o):
-            if not module.training or (self.n - 1) % self.every or not isinstance(o, Tensor):
-                return
-            o = o.detach().float()
-            s = {'mean': o.mean(), 'std': o.std(), 'near_zero': (o <= 0.05).float().mean()}
-            out.append(s | ({'hist': o.histc(40, 0, 10)} if self.with_hist else {}))
+    def _keep_in(self, kept: list[dict]) -> Callable:
+        "A hook that adds the statistics of a layer to `kept`."
 
-        return f
+        def hook(module, inputs, output):
+            if not module.training or (self.n - 1) % self.every or not isinstance(output, Tensor):
+                return
+            o = output.detach().float()
+            stats = {'mean': o.mean(), 'std': o.std(), 'near_zero': (o <= 0.05).float().mean()}
+            if self.with_hist:
+                stats['hist'] = o.histc(40, 0, 10)
+            kept.append(stats)
+
+        return hook
 
     def after_fit(self, learn):
         learn.lean = self.was_lean
-        for h in self.hooks:
-            h.remove()
-        for s in self.stats:
-            s[:] = [{k: v.cpu() if v.ndim else v.item() for k, v in d.items()} for d in s]
+        for handle in self.hooks:
+            handle.remove()
+        self.hooks = []
+        for kept in self.stats:
+            kept[:] = [{k: v.cpu() if v.ndim else v.item() for k, v in stats.items()} for stats in kept]
 
     def layer_stats(
         self,
         idx: int,  # layer, counted from the end if negative
-    ) -> tuple[list[float], list[float], list[float]]:
+    ) -> tuple[list[float], ...]:
         "Mean, std and share near zero over batches."
-        return tuple([d[k] for d in self.stats[idx]] for k in ('mean', 'std', 'near_zero'))
+        return tuple([stats[k] for stats in self.stats[idx]] for k in ('mean', 'std', 'near_zero'))
 
     def plot_layer_stats(
         self,
         idx: int,  # layer, counted from the end if negative
-    ):
-        "Mean, std and share near zero over batches; returns the axes."
+    ) -> None:
+        "Draw mean, std and share near zero over batches."
         import matplotlib.pyplot as plt
 
         axs = plt.subplots(1, 3, figsize=(12, 3))[1]
-        for ax, v, t in zip(axs, self.layer_stats(idx), ('mean', 'std', '% near zero')):
-            ax.plot(v)
-            ax.set_title(t)
-        return list(axs)
+        for ax, values, title in zip(axs, self.layer_stats(idx), ('mean', 'std', '% near zero')):
+            ax.plot(values)
+            ax.set_title(title)
 
     def hist(
         self,
         idx: int,  # layer, counted from the end if negative
     ) -> Tensor:  # (40, batches)
         "Histograms (log of counts, values 0 to 10) over batches."
-        return torch.stack([d['hist'] for d in self.stats[idx]]).t().log1p()
+        return torch.stack([stats['hist'] for stats in self.stats[idx]]).t().log1p()
 
     def color_dim(
         self,
         idx: int,  # layer, counted from the end if negative
         figsize: tuple[float, float] = (10, 5),  # inches
-        ax=None,  # axes to draw on
-    ):
-        "The histograms as colours, batches from left to right; returns the axes."
+        ax: Any = None,  # axes to draw on
+    ) -> None:
+        "Draw the histograms as colours, batches from left to right."
         import matplotlib.pyplot as plt
 
         ax = ax or plt.subplots(figsize=figsize)[1]
         ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')
         ax.axis('off')
-        return ax

@@ -6,9 +6,9 @@
 __all__ = ['GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLast', 'ShortEpochCallback']
 
 # %% ../../nbs/train/22_steps.ipynb #33bea37e
+import torch
 from torch import nn
 
-from ..models.memory import to_channels_last
 from .events import Callback, CancelTrainException, CancelValidException
 
 # %% ../../nbs/train/22_steps.ipynb #47a1f488
@@ -22,13 +22,14 @@ class GradientClip(Callback):
         max_norm: float = 1.0,
         norm_type: float = 2.0,  # 2: length; math.inf: largest value
     ):
-        self.max_norm, self.norm_type = max_norm, norm_type
+        self.max_norm = max_norm
+        self.norm_type = norm_type
 
     def before_step(self, learn):
         learn.scaler.unscale_(learn.opt)
         nn.utils.clip_grad_norm_(learn.model.parameters(), self.max_norm, self.norm_type)
 
-
+# %% ../../nbs/train/22_steps.ipynb #8a7c8005
 class GradientAccumulation(Callback):
     "One optimizer step for at least `n_acc` pictures."
 
@@ -39,12 +40,13 @@ class GradientAccumulation(Callback):
         self.n_acc = n_acc
 
     def before_fit(self, learn):
-        self.before, learn.n_acc = learn.n_acc, self.n_acc
+        self.before = learn.n_acc
+        learn.n_acc = self.n_acc
 
     def after_fit(self, learn):
         learn.n_acc = self.before
 
-
+# %% ../../nbs/train/22_steps.ipynb #665092ee
 class MixedPrecision(Callback):
     "Computes in 16 bits during this fit."
 
@@ -65,12 +67,12 @@ class MixedPrecision(Callback):
 
 
 class ChannelsLast(Callback):
-    "Keeps weights in the memory order that convolutions like best."
+    "Keeps weights in the memory format that is fastest for convolutions on many machines."
 
     order = -1
 
     def before_fit(self, learn):
-        to_channels_last(learn.model)
+        learn.model.to(memory_format=torch.channels_last)
 
 # %% ../../nbs/train/22_steps.ipynb #3eb91b87
 class ShortEpochCallback(Callback):
@@ -84,7 +86,8 @@ class ShortEpochCallback(Callback):
         pct: float = 0.01,  # 0-1, of the batches; at least one
         short_valid: bool = True,  # cut validation short too
     ):
-        self.pct, self.short_valid = pct, short_valid
+        self.pct = pct
+        self.short_valid = short_valid
 
     def after_batch(self, learn):
         if (learn.iter + 1) / learn.n_iter < self.pct:
