@@ -173,6 +173,7 @@ HEAVY = {
 ABOUT = {
     'widgets': {'ipywidgets'},
     'clean.widgets': {'ipywidgets'},
+    'clean.cards': {'ipywidgets'},
     'collect.transport': {'requests'},
 }  # who imports these wants just that
 

@@ -13,9 +13,10 @@ import ipywidgets as w
 from ipywidgets import FileUpload
 from pretend import pretend_learner
 
+from vislearn.clean.cards import CHANGED, ImagesCleaner, thumb_jpeg
 from vislearn.clean.cleaner import CsvLabels
 from vislearn.clean.review import ALL, DECIDED, DELETE, KEEP
-from vislearn.clean.widgets import CHANGED, ImageClassifierCleaner, ImagesCleaner, judge, thumb_jpeg
+from vislearn.clean.widgets import ImageClassifierCleaner, judge
 
 
 def draw(path, n=15, classes=('ant', 'bee', 'cow')):
@@ -87,7 +88,7 @@ def test_choices_survive_views_and_a_second_widget(learn):
     c.dd_ds.value = 'Valid'
     click(c, 0, DELETE)
     c.dd_sort.value = 'name'
-    c._turn(1)()
+    c.btn_next.click()
     c.dd_ds.value = 'Train'
     assert '2 to delete, 1 to change' in c.count.value
     c.dd_cats.value = 'ant'
@@ -400,7 +401,7 @@ def test_labels_are_escaped(tmp_path):
     c = ImageClassifierCleaner(
         pretend_learner(tmp_path, fs, ['<b>bold</b>' if f.parent.name == 'ant' else f.parent.name for f in fs])
     )
-    assert '<b>bold' not in c.iw.cards[0].picture.value and '<b>bold' not in c._legend()
+    assert '<b>bold' not in c.iw.cards[0].picture.value and '<b>bold' not in c.widget.children[-1].children[-1].value
 
 
 def test_a_broken_picture_is_a_card_that_says_so(learn):

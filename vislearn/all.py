@@ -354,7 +354,8 @@ if TYPE_CHECKING:  # what an editor sees
     import torchvision.models as models
     from ipywidgets import HBox, VBox
 
-    from vislearn.clean.widgets import ImageClassifierCleaner, ImagesCleaner
+    from vislearn.clean.cards import ImagesCleaner
+    from vislearn.clean.widgets import ImageClassifierCleaner
 else:
     matplotlib = _LazyModule('matplotlib')
     models = _LazyModule('torchvision.models')
@@ -365,7 +366,7 @@ else:
     HBox = _LazyName('ipywidgets', 'HBox')
     VBox = _LazyName('ipywidgets', 'VBox')
     ImageClassifierCleaner = _LazyName('vislearn.clean.widgets', 'ImageClassifierCleaner')
-    ImagesCleaner = _LazyName('vislearn.clean.widgets', 'ImagesCleaner')
+    ImagesCleaner = _LazyName('vislearn.clean.cards', 'ImagesCleaner')
 
 BILINEAR, NEAREST = Resampling.BILINEAR, Resampling.NEAREST
 

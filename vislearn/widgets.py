@@ -10,8 +10,9 @@ __all__ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HB
 import ipywidgets as widgets
 from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, HBox, Label, Layout, Output, VBox
 
+from .clean.cards import ImagesCleaner
 from .clean.cleaner import Cleaner, CsvLabels, FolderLabels
-from .clean.widgets import ImageClassifierCleaner, ImagesCleaner
+from .clean.widgets import ImageClassifierCleaner
 
 # %% ../nbs/91_widgets.ipynb #aeb943e0
 _all_ = [
