@@ -1,7 +1,11 @@
 "The cleaner's face, without a browser: what a click does is setting a widget's value."
 
+import csv
+import datetime
 import subprocess
 import sys
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +339,46 @@ def test_true_and_false(tmp_path):
     f = c.fns[0]
     c.apply()
     assert (tmp_path / 'True' / f.name).exists()
+
+
+class Animal(Enum):
+    CAT = 'cat'
+    DOG = 'dog'
+
+
+@pytest.mark.parametrize(
+    'labels',
+    [
+        [3, 7],
+        [0.5, 1.5],
+        [np.int64(3), np.int64(7)],
+        [np.str_('x'), np.str_('y')],
+        [Path('a/b'), Path('c')],
+        [Animal.CAT, Animal.DOG],
+        [datetime.date(2024, 5, 1), datetime.date(2025, 5, 1)],
+        [Decimal('1.5'), Decimal('2')],
+        [b'x', b'y'],
+        ['<Keep it>', 'two words, and a comma'],
+    ],
+    ids=lambda labels: type(labels[0]).__name__,
+)
+def test_labels_of_any_kind(tmp_path, labels):
+    files = draw(tmp_path / 'data', 6, classes=('all',))
+    given = [labels[i % 2] for i in range(len(files))]
+    learn = pretend_learner(tmp_path / 'data', files, given)
+    c = ImageClassifierCleaner(learn)
+    one, other = learn.dls.vocab
+    c.dd_cats.value = one
+    click(c, 0, DELETE)
+    click(c, 1, other)
+    assert list(c.delete()) == [0] and list(c.change()) == [(1, other)]
+    again = ImageClassifierCleaner(learn)
+    assert list(again.change()) == [(1, other)]
+    name = c.fns[1].relative_to(tmp_path / 'data').as_posix()
+    c.apply()
+    with open(tmp_path / 'data' / 'labels_cleaned.csv', newline='') as f:
+        rows = {r['fname']: r['label'] for r in csv.DictReader(f)}
+    assert rows[name] == str(other) and len(rows) == len(files) - 1
 
 
 def test_data_outside_the_learners_path(files, tmp_path, monkeypatch):
