@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'Init', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'fastai_batch_norm', 'LinBnDrop',
-           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'apply_init']
+           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'lone_item_norms', 'apply_init']
 
 # %% ../../nbs/models/00_layers.ipynb #ad4d59d2
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,28 @@ def norm_params(
 ) -> set[int]:
     "The `id`s of the parameters of normalisation layers."
     return {id(p) for m in model.modules() if is_norm(m) for p in m.parameters(recurse=False)}
+
+# %% ../../nbs/models/00_layers.ipynb #caacb4ea
+@contextmanager
+def lone_item_norms(
+    model: nn.Module,
+) -> Iterator[None]:
+    "Batch normalisations that are given a single value per channel use their running statistics, inside the block."
+    switched: list[nn.Module] = []
+
+    def use_running_statistics(m: nn.Module, args: tuple) -> None:
+        x = args[0]
+        if m.training and x.numel() == x.shape[1]:
+            switched.append(m.eval())
+
+    hooks = [m.register_forward_pre_hook(use_running_statistics) for m in model.modules() if is_batch_norm(m)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m in switched:
+            m.train()
 
 # %% ../../nbs/models/00_layers.ipynb #78a2acf1
 Init = Callable[[Tensor], object]  # fills a tensor in place, as the functions of `nn.init` do
