@@ -9,22 +9,23 @@ from vislearn.core import Pipeline, item_rng
 from vislearn.data import policies as P
 
 X = (torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0)) * 255).byte()
-EACH = pytest.mark.parametrize('name', P.policies)
+EACH = pytest.mark.parametrize('name', P.list_policies())
 v2 = pytest.importorskip('torchvision.transforms.v2')
 
 
 def test_the_25_pairs_are_torchvisions():
     theirs = [tuple((op, p, m or 0) for op, p, m in pair) for pair in v2.AutoAugment()._policies]
-    assert [tuple(pair) for pair in P._imagenet_policy] == theirs
+    assert [tuple(pair) for pair in P.IMAGENET_POLICY] == theirs
 
 
 @pytest.mark.parametrize('cls, column', [(v2.RandAugment, 0), (v2.TrivialAugmentWide, 1)])
 def test_strengths_are_torchvisions(cls, column):
     space = cls()._AUGMENTATION_SPACE
-    assert sorted(space) == sorted(P._rand_ops)
+    assert sorted(space) == sorted(set(P.OPERATIONS) - {'Invert'})
     for op, (magnitudes, signed) in space.items():
-        most, m = P._ops[op][column], magnitudes(31, 224, 224)
-        assert P._ops[op][2] == signed
+        ours, m = P.OPERATIONS[op], magnitudes(31, 224, 224)
+        most = ours.most if column == 0 else ours.most_wide
+        assert ours.is_signed == signed
         if m is None:
             assert most == 0
             continue
@@ -125,7 +126,7 @@ def test_mask_colours():
         (lambda: P.RandAugment(magnitude=31), ValueError, '0..30'),
         (lambda: P.GridMask(ratio=1), ValueError, 'between'),
         (lambda: P.GridMask(d1=9, d2=3), ValueError, 'd1 <= d2'),
-        (lambda: P.Cutout(p=3), ValueError, '0-1'),
+        (lambda: P.Cutout(p=3), ValueError, 'from 0 to 1'),
         (lambda: P.AugMix(severity=0), ValueError, '1..10'),
         (lambda: P.EraseItem(sl=0.5), ValueError, 'sl <= sh'),
         (lambda: P.Cutout()(X.float()), TypeError, 'item_tfms'),
@@ -135,3 +136,29 @@ def test_mask_colours():
 def test_errors(bad, error, says):
     with pytest.raises(error, match=says):
         bad()
+
+
+def test_policies_are_listed_and_found_by_both_names():
+    assert P.list_policies() == ['auto', 'rand', 'trivial', 'augmix', 'cutout', 'erase', 'hide_seek', 'gridmask']
+    for name in P.list_policies():
+        t = P.policy(name)
+        assert P.policy(type(t).__name__) == t
+
+
+@EACH
+def test_default_device_and_dtype_do_no_harm(name):
+    "torchvision's kernels compute in the default dtype: a level more or less, here and there."
+    t = P.policy(name)
+    want = [t(X, item_rng(0, i, 0)) for i in range(12)]
+    for set_default, other, usual in (
+        (torch.set_default_device, 'meta', None),
+        (torch.set_default_dtype, torch.float64, torch.float32),
+    ):
+        set_default(other)
+        try:
+            got = [t(X, item_rng(0, i, 0)) for i in range(12)]
+        finally:
+            set_default(usual)
+        for a, b in zip(got, want, strict=True):
+            assert a.dtype == torch.uint8 and a.device == b.device
+            assert (a.int() - b.int()).abs().float().mean() < 0.1

@@ -36,6 +36,7 @@ from .batches import BatchPipeline, Loaded, from_sent, load_batch, load_to_send
 from .check import Part, Report, data_report
 from .dataset import Dataset, as_items, brief_item, encode_labels
 from .decode import ImageError
+from .normalize import Normalize
 from .preview import draw_pictures, early_pictures, trace_item
 from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
@@ -465,6 +466,16 @@ class DataLoaders:
         self.get_y = get_y
         if device is not None:
             self.to(device)
+        self._measure()
+
+    def _measure(self) -> None:
+        "Give a `Normalize()` without numbers the statistics of a training batch."
+        waiting = [t for dl in self.loaders for t in dl.batch_tfms if isinstance(t, Normalize) and not t.is_measured]
+        if not waiting or not self.train.n:
+            return
+        xb, *_ = self.train.load(self.train.order(-1)[: self.train.bs], -1)
+        for t in waiting:
+            t.measure(xb)
 
     @property
     def train(self) -> Loader:
@@ -678,6 +689,7 @@ class DataLoaders:
                 steps = Pipeline(tfms)
                 all_steps = [*dl.item_tfms, *(steps.valid() if i else steps)]
                 dl.dataset.item_tfms = ItemPipeline(all_steps, dl.item_tfms.mode)
+        self._measure()
 
     def view(self) -> 'DataLoaders':
         "The same data in loaders of their own: transforms that are added to these are not added to the others."
