@@ -247,8 +247,8 @@ def test_empty_file_name_is_an_error_not_a_path_called_nan():
 
 def test_grandparent_names_the_folders_it_found():
     items = [Path(f'd/{p}/{c}/1.jpg') for p in ('train', 'val') for c in 'ab']
-    with pytest.raises(ValueError, match=r"valid_name='valid'.*'train': 2, 'val': 2.*did you mean 'val'"):
-        GrandparentSplitter()(items)
+    with pytest.warns(UserWarning, match=r"valid_name='valid'.*'train': 2, 'val': 2.*did you mean 'val'"):
+        assert GrandparentSplitter()(items) == ([0, 1], [])
     with pytest.raises(ValueError, match='train_name'):
         GrandparentSplitter('training', 'val')(items)
 
@@ -298,6 +298,50 @@ def test_a_split_is_plain_ints_and_a_partition(split):
 def test_mistakes_are_refused(wrong):
     with pytest.raises(ValueError):
         wrong()
+
+
+def test_grandparent_says_what_lies_too_deep():
+    items = [Path(f'd/{o}.jpg') for o in ('train/red/1', 'train/red/camera1/2', 'valid/red/3', 'test/red/4')]
+    with pytest.warns(UserWarning, match='1 of 4 items are left out.*camera1'):
+        assert GrandparentSplitter()(items) == ([0], [2])
+
+
+@pytest.mark.parametrize('seed', [np.int64(42), np.uint8(42), torch.tensor(42)], ids=lambda o: type(o).__name__)
+def test_a_seed_of_any_integer_type_is_the_same_seed(seed):
+    labels = [i % 3 for i in range(30)]
+    for make in (
+        lambda s: RandomSplitter(seed=s),
+        lambda s: RandomSubsetSplitter(0.5, 0.3, s),
+        lambda s: StratifiedSplitter(labels, seed=s),
+        lambda s: GroupSplitter(labels, seed=s),
+        lambda s: KFoldSplitter(seed=s),
+    ):
+        assert make(seed)(range(30)) == make(42)(range(30))
+
+
+@pytest.mark.parametrize('make', [RandomSplitter, EndSplitter, lambda pct: RandomSubsetSplitter(0.5, pct)])
+def test_a_share_of_few_items_is_at_least_one(make):
+    train, valid = make(0.2)('abcd')
+    assert len(valid) == 1 and train
+
+
+def test_nothing_to_validate_on_is_said():
+    with pytest.warns(UserWarning, match='nothing is left to validate on'):
+        assert MaskSplitter([False] * 3)('abc') == ([0, 1, 2], [])
+    with pytest.warns(UserWarning, match='nothing is left to validate on'):
+        assert StratifiedSplitter('abc', seed=0)('abc')[1] == []
+    assert RandomSplitter(0)('abc')[1] == []  # asked for
+
+
+def test_splits_do_not_depend_on_torchs_defaults():
+    usual = RandomSplitter(seed=1)(range(9))
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device('meta')
+        assert RandomSplitter(seed=1)(range(9)) == usual
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 def test_file_splitter(tmp_path):
