@@ -204,6 +204,9 @@ def test_19_check_reports_instead_of_raising(folder):
         assert not report.ok and stage in [p.stage for p in report.problems if p.serious], (stage, report)
         with pytest.raises(Exception):
             list(db.dataloaders(source, bs=8, num_workers=0).train)
+    with pytest.warns(UserWarning, match='nothing to tell apart'):
+        report = block(get_y=lambda f: 'x').check(folder)
+    assert "only one label, 'x'" in str(report) and not report.ok
     (folder / 'a' / 'big.jpg').write_bytes(enc(picture(90, 90), 'JPEG'))
     assert 'do not stack' in str(
         block(item_tfms=None, splitter=FuncSplitter(lambda f: f.stem in ('a00', 'b00'))).check(folder, bs=40)

@@ -8,7 +8,6 @@ __all__ = ['audit_kinds', 'PictureStats', 'picture_stats', 'alike_pairs', 'find_
 
 # %% ../../nbs/clean/00_audit.ipynb #aa409ba8
 import copy
-import hashlib
 import math
 import os
 from collections import Counter
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from ..core import suggest
 from ..data.block import DataBlock
+from ..data.copies import same_values
 from ..data.decode import ImageError
 from ..data.image import Cut, open_image
 from ..data.label_errors import LabelErrors
@@ -35,6 +35,7 @@ from ..data.targets import Target, target_of
 from ..interpret.calibrate import fit_temperature, rescale
 from ..interpret.embed import embed
 from ..interpret.plots import _grid
+from ..io import content_sha256
 from ..learner import Learner, vision_learner
 from ..progress import progress_bar
 from ..table import Table, shorten
@@ -60,17 +61,6 @@ def _bits(grey: Tensor) -> Tensor:
     wide, tall = (F.adaptive_avg_pool2d(grey[None], s)[0] for s in ((8, 9), (9, 8)))
     return torch.cat([(wide.diff(dim=1) > 0).flatten(), (tall.diff(dim=0) > 0).flatten()])
 
-
-def _digest(src: Any, x: Tensor) -> str:
-    data = (
-        Path(src).read_bytes()
-        if isinstance(src, (str, os.PathLike))
-        else bytes(src)
-        if isinstance(src, (bytes, bytearray))
-        else x.numpy().tobytes()
-    )
-    return hashlib.sha256(data).hexdigest()
-
 # %% ../../nbs/clean/00_audit.ipynb #82f7e4fb
 def picture_stats(
     src: Any,  # what `open_image` takes
@@ -95,7 +85,7 @@ def picture_stats(
     thumb = F.adaptive_avg_pool2d(grey[None], 24).flatten()
     return PictureStats(
         tuple(size),
-        _digest(src, x),
+        content_sha256(src) or content_sha256(x),
         high,
         low,
         math.sqrt(var),
@@ -477,10 +467,9 @@ class DataAudit:
         seen, pairs = self._seen(), {}
         for i, j, like in alike_pairs([e.stats for e in seen], self.limits.near_bits, self.limits.near_corr):
             pairs[i, j] = 0.99 * like
-        first = {}
-        for i, e in enumerate(seen):
-            if (j := first.setdefault(e.stats.digest, i)) != i:
-                pairs[j, i] = 1.0
+        for first, *others in same_values(e.stats.digest for e in seen):
+            for i in others:
+                pairs[first, i] = 1.0
         return _table(self._copy(seen[i], seen[j], like) for i, j, like in _one_each(len(seen), pairs))
 
     def _copy(self, keep, e, like):

@@ -7,6 +7,7 @@ __all__ = ['Labelled', 'LazyPicture', 'ImageDataLoaders']
 
 # %% ../../nbs/data/25_sources.ipynb #5cef3a36
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,26 +16,36 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 
-from ..core import did_you_mean
+from ..core import did_you_mean, listify
 from .block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock, TargetBlock
 from .cache import PictureCache
-from .files import get_image_files
+from .files import get_image_files, missing_folder
 from .image import PILImage
-from .labels import ColReader, RegexLabeller, parent_label
+from .labels import ColReader, FolderLabeller, RegexLabeller, elements_of
 from .loaders import DataLoaders
-from .split import ColSplitter, GrandparentSplitter, RandomSplitter
-from .tables import _base, _distinct, _file, _records, read_list, read_names, read_table
+from .split import ColSplitter, FuncSplitter, RandomSplitter
+from .tables import as_records, distinct_names, file_of, folder_of, read_list, read_names, read_table
+from .targets import Category, MultiCategory, Regression, Target, guess_target
 from ..progress import progress_bar
 
 # %% ../../nbs/data/25_sources.ipynb #ab81cc71
 def _block_for(labels: Sequence[Any]) -> TargetBlock:
-    "The kind of label by its type: a list is several, a float a number, anything else one."
-    o = labels[0]
-    if isinstance(o, (list, tuple, set, L)):
-        return MultiCategoryBlock()
-    if isinstance(o, (float, np.floating)):
-        return RegressionBlock()
-    return CategoryBlock()
+    "The kind of label that all of them suggest; a warning where the guess may be wrong."
+    kind, doubt = guess_target(labels)
+    if doubt:
+        warnings.warn(doubt, stacklevel=4)
+    return _BLOCKS[kind]()
+
+
+_BLOCKS: dict[type[Target], type[TargetBlock]] = {
+    Category: CategoryBlock,
+    MultiCategory: MultiCategoryBlock,
+    Regression: RegressionBlock,
+}
+
+
+def _is_category(block: TargetBlock | type[TargetBlock] | None) -> bool:
+    return isinstance(block, CategoryBlock) or block is CategoryBlock
 
 
 def _pairs(xs: Sequence[Any], ys: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -73,6 +84,27 @@ def _undone(x: Any) -> Any:
     return (x.get('bytes') or x['path']) if isinstance(x, dict) and 'path' in x else x
 
 
+def _in_folders(files: Sequence[Path], get_y: FolderLabeller) -> list[Path]:
+    "The files that are in the folder of a label; a warning about those that lie above."
+    inside = [f for f in files if get_y.folders(f)]
+    if not inside:
+        raise ValueError(f'{get_y.path} holds {len(files)} pictures, but no folders named after their labels')
+    if len(inside) < len(files):
+        lost = next(f for f in files if not get_y.folders(f))
+        warnings.warn(
+            f'{len(files) - len(inside)} of {len(files)} pictures are left out, as they are in no folder of a label, '
+            f'such as {lost}',
+            stacklevel=4,
+        )
+    return inside
+
+
+def _labelled_files(folder: str | Path) -> list[tuple[Path, str]]:
+    "The pictures below a folder, each with the name of the first folder that it is in."
+    get_y = FolderLabeller(folder)
+    return [(f, get_y(f)) for f in _in_folders(get_image_files(folder), get_y)]
+
+
 def _x_of(o: Any) -> Any:
     return o[0]() if isinstance(o[0], LazyPicture) else o[0]
 
@@ -82,7 +114,14 @@ def _y_of(o: Any) -> Any:
 
 
 def _array_pairs(xs: Any, ys: Any) -> list[tuple[Any, Any]]:
-    return _pairs(list(xs), ys.tolist() if hasattr(ys, 'tolist') else list(ys))
+    labels = ys.tolist() if hasattr(ys, 'tolist') else list(ys)
+    return _pairs(list(xs), [_squeezed(o) for o in labels])
+
+
+def _squeezed(label: Any) -> Any:
+    "The number in a list that holds nothing else: a row of an array (n,1)."
+    parts = elements_of(label)
+    return parts[0] if parts and len(parts) == 1 and isinstance(parts[0], (int, float)) else label
 
 
 def _with_names(
@@ -100,7 +139,7 @@ def _with_names(
         return parts, how, MultiCategoryBlock(encoded=True, vocab=vocab)
     if vocab is None:
         return parts, how, None
-    names = _distinct(vocab)
+    names = distinct_names(vocab)
 
     def name(y):
         if not isinstance(y, int) or isinstance(y, bool):
@@ -188,6 +227,20 @@ def _then_test(splitter: Callable, n: int) -> Callable:
     return lambda items: [*splitter(items[: len(items) - n]), list(range(len(items) - n, len(items)))]
 
 
+def _label_table(fname: Path, how: dict[str, Any]) -> list[dict]:
+    "The rows of a table; what names files or labels stays as it is written."
+    label_col = how['label_col']
+    text = [how['fn_col']] if how['label_delim'] is None else [how['fn_col'], *listify(label_col)]
+    return read_table(
+        fname,
+        how['header'],
+        how['delimiter'],
+        text=text,
+        codes=label_col if _is_category(how['y_block']) else None,
+        encoding=how['encoding'],
+    )
+
+
 _LOADING = ('path', 'bs', 'val_bs', 'shuffle', 'num_workers', 'device', 'seed', 'sampler', 'cache', 'bad_images')
 
 
@@ -262,26 +315,23 @@ class ImageDataLoaders(DataLoaders):
         cache: str | PictureCache | None = None,  # keep decoded training pictures: 'ram', 'disk' or 'auto'
         bad_images: str = 'skip',  # leave out pictures that can't be opened and report them, or 'raise'
     ) -> DataLoaders:
-        "Pictures in folders named after their label."
+        "Pictures in folders named after their label; the first folder below the split counts, however deep they lie."
         how = locals()
+        block = CategoryBlock(vocab, unknown=unknown)
         if valid_pct is not None:
-            return cls._make(
-                get_image_files(path),
-                how,
-                RandomSplitter(valid_pct, seed),
-                parent_label,
-                CategoryBlock(vocab, unknown=unknown),
-            )
-        try:
-            items = get_image_files(path, folders=[train, valid])
-        except FileNotFoundError as e:
-            e.add_note(
-                f'valid_pct=.2 keeps back a share of the pictures instead of using the folders {train!r} and {valid!r}'
-            )
-            raise
-        return cls._make(
-            items, how, GrandparentSplitter(train, valid), parent_label, CategoryBlock(vocab, unknown=unknown)
-        )
+            files = get_image_files(path)
+            get_y = FolderLabeller.of(path, files, splits=(train, valid))
+            return cls._make(_in_folders(files, get_y), how, RandomSplitter(valid_pct, seed), get_y, block)
+        for name in (train, valid):
+            if Path(path).is_dir() and not (Path(path) / name).is_dir():
+                raise FileNotFoundError(
+                    f'{missing_folder(Path(path), name)}. valid_pct=.2 keeps back a share of the pictures '
+                    f'instead of using the folders {train!r} and {valid!r}'
+                )
+        get_y = FolderLabeller(path, (train, valid))
+        files = _in_folders(get_image_files(path, folders=[train, valid]), get_y)
+        splitter = FuncSplitter(lambda f: f.is_relative_to(Path(path) / valid))
+        return cls._make(files, how, splitter, get_y, block)
 
     @classmethod
     @did_you_mean
@@ -311,10 +361,7 @@ class ImageDataLoaders(DataLoaders):
     ) -> DataLoaders:
         "Training, validation and test pictures in folders of their own, each with a folder per label."
         how = locals() | {'path': path or Path(train_dir).parent}
-        parts = [
-            None if d is None else [(f, parent_label(f)) for f in get_image_files(d)]
-            for d in (train_dir, valid_dir, test_dir)
-        ]
+        parts = [None if d is None else _labelled_files(d) for d in (train_dir, valid_dir, test_dir)]
         return cls._from_parts(parts, how, CategoryBlock(vocab, unknown=unknown))
 
     @classmethod
@@ -566,15 +613,17 @@ class ImageDataLoaders(DataLoaders):
         bad_images: str = 'skip',  # leave out pictures that can't be opened and report them, or 'raise'
         valid_csv: str | Path | None = None,  # a table of its own for validation, instead of `valid_pct`
         test_csv: str | Path | None = None,  # a table for testing; becomes `dls[2]`
+        encoding: str | None = None,  # of the tables, such as 'cp1252'; found out where it can be told for sure
     ) -> DataLoaders:
         "A CSV file that names files and their labels; file names are relative to `path`, or else to the table's own folder."
         how = locals()
         tables = [
-            None if f is None else (read_table(Path(path) / f, header, delimiter, fn_col), Path(path) / f)
+            None if f is None else (_label_table(Path(path) / f, how), Path(path) / f)
             for f in (csv_fname, valid_csv, test_csv)
         ]
         bases = [
-            None if t is None else _base(Path(path) / (folder or ''), t[1].parent, t[0], fn_col, suff) for t in tables
+            None if t is None else folder_of(t[0], [Path(path) / (folder or ''), t[1].parent], fn_col, suff)
+            for t in tables
         ]
         return cls._from_tables([(None if t is None else t[0], b) for t, b in zip(tables, bases)], how)
 
@@ -586,10 +635,10 @@ class ImageDataLoaders(DataLoaders):
             how['label_col'],
             how['label_delim'],
         )
-        rows = [None if t is None else _records(t) for t, _ in tables]
+        rows = [None if t is None else as_records(t) for t, _ in tables]
 
         def read(rs, base):
-            return [(_file(r, base, how['fn_col'], how['suff']), get_y(r)) for r in rs]
+            return [(file_of(r, base, how['fn_col'], how['suff']), get_y(r)) for r in rs]
 
         parts = [None if rs is None else read(rs, base) for rs, (_, base) in zip(rows, tables)]
         y_block = how['y_block']
@@ -703,4 +752,6 @@ class ImageDataLoaders(DataLoaders):
     ) -> DataLoaders:
         "Any data set of (picture, label) items. Pictures are decoded when they are needed; labels are taken from what the data set says about them, where it does."
         how, parts = locals(), [None if d is None else _dataset_pairs(d, x_key, y_key) for d in (train, valid, test)]
-        return cls._from_parts(*_with_names(parts, how, vocab or _class_names(train, y_key), y_block))
+        return cls._from_parts(
+            *_with_names(parts, how, _class_names(train, y_key) if vocab is None else vocab, y_block)
+        )

@@ -22,7 +22,7 @@ import torch
 
 from ..core import as_int, listify, suggest
 from .files import some_of
-from .labels import parent_label, read_col, several
+from .labels import elements_of, parent_label, read_col
 
 # %% ../../nbs/data/06_split.ipynb #bd772a47
 Split = tuple[list[int], list[int]]  # positions for training and for validation
@@ -162,7 +162,7 @@ class IndexSplitter:
     valid_idx: Sequence[int]
 
     def __call__(self, items: Sequence) -> Split:
-        positions = several(self.valid_idx)
+        positions = elements_of(self.valid_idx)
         valid = [int(i) for i in (listify(self.valid_idx) if positions is None else positions)]
         outside = [i for i in valid if not 0 <= i < len(items)]
         if outside:
@@ -371,7 +371,7 @@ class TrainTestSplitter:
         return idx[n_test : n_test + n_train], idx[:n_test]
 
     def _stratified(self, items: Sequence, share: float, n_train: int) -> Split:
-        labels = several(self.stratify) or []
+        labels = elements_of(self.stratify) or []
         train, valid = StratifiedSplitter(labels, share, self.random_state)(items)
         if n_train >= len(train):
             return train, valid

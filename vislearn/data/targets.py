@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core import suggest
 from .answers import Answer, CategoryAnswer, MultiCategoryAnswer, PointsAnswer, RegressionAnswer
 from .label_errors import LabelErrors, errors_of_one_label, errors_of_several_labels
-from .labels import is_missing, plain_label, several
+from .labels import elements_of, is_missing, plain_label
 
 # %% ../../nbs/data/12_targets.ipynb #58d84f98
 class Target:
@@ -44,6 +44,7 @@ class Target:
     averages: tuple[str, ...] = ()  # the last lines of a classification report
     confusion_plot: str = ''  # how confusion is drawn: one 'matrix', or a matrix 'per label'
     prob_title: str = ''  # what `prob_text` tells
+    imbalance_cure: str = ''  # what to do where some labels are rare
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -464,6 +465,7 @@ class Category(_Labels):
     averages = ('accuracy', 'macro', 'weighted')
     confusion_plot = 'matrix'
     prob_title = 'Probability'
+    imbalance_cure = "dataloaders(sampler='balanced') draws each equally often"
 
     def __init__(
         self,
@@ -579,6 +581,7 @@ class MultiCategory(_Labels):
     averages = ('micro', 'macro', 'weighted')
     confusion_plot = 'per label'
     prob_title = 'Label furthest off'
+    imbalance_cure = 'choose thresholds per label'
 
     def __init__(
         self,
@@ -611,7 +614,7 @@ class MultiCategory(_Labels):
             given = {self.vocab.index_of(k): float(v) for k, v in thresh.items()}
             self.thresh = [given.get(i, 0.5) for i in range(self.c)]
             return self.thresh
-        values = several(thresh)
+        values = elements_of(thresh)
         if values is None:
             self.thresh = float(thresh)
             return self.thresh
@@ -737,7 +740,7 @@ def _label_list(label: Any) -> list[Any]:
         )
     if is_missing(label):
         raise ValueError(f'there is no list of labels (got {label!r}); give [] where no label applies')
-    parts = several(label)
+    parts = elements_of(label)
     parts = [label] if parts is None else parts
     for o in parts:
         if is_missing(o):
@@ -752,7 +755,7 @@ def _with_share(label: Any, share: float) -> str:
 # %% ../../nbs/data/12_targets.ipynb #29989759
 def _numbers(label: Any) -> list[float]:
     "The numbers of one item, also where they are written as text; a `ValueError` if there is anything else."
-    parts = several(label)
+    parts = elements_of(label)
     if parts is None:
         return [_number(label)]
     return [number for o in parts for number in _numbers(o)]
@@ -888,11 +891,11 @@ def guess_target(
 ) -> tuple[type[Target], str]:  # the class, and what should be said about the guess: often nothing
     "The kind of target that all these labels together suggest."
     labels = list(labels)
-    if any(several(o) is not None and len(several(o)) != 1 for o in labels):
+    if any(elements_of(o) is not None and len(elements_of(o)) != 1 for o in labels):
         return MultiCategory, ''
     numbers = [o for o in map(_number_in, labels) if o is not None]
     if not numbers or len(numbers) < sum(not is_missing(o) for o in labels):
-        return MultiCategory if all(several(o) is not None for o in labels) else Category, ''
+        return MultiCategory if all(elements_of(o) is not None for o in labels) else Category, ''
     shown = ', '.join(map(str, numbers[:3]))
     if any(not float(o).is_integer() for o in numbers):
         return (
