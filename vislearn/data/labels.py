@@ -38,12 +38,17 @@ def parent_label(o: str | Path) -> str:
 # %% ../../nbs/data/05_labels.ipynb #5c9c1f1d
 @dataclass(frozen=True)
 class FolderLabeller:
-    "The first folder below `path` that a file is in, however deep the file lies; below one of `splits`, the first after it."
+    """The first folder below `path` that a file is in, however deep the file lies; below one of `splits`, the first after it.
+
+    Of a file that is not below `path`, the folder that it is in.
+    """
 
     path: str | Path  # the folder of the data set
     splits: tuple[str, ...] = ()  # names of folders that are not labels, such as 'train' and 'valid'
 
     def __call__(self, o: str | Path) -> str:
+        if not Path(o).is_relative_to(self.path):
+            return parent_label(o)
         folders = self.folders(o)
         if not folders:
             raise ValueError(f'{str(o)!r} is in no folder below {str(self.path)!r} that could be its label')
