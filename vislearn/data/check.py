@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from .copies import same_bytes
 
+from .copies import same_bytes
 from .decode import Header, ImageError, read_header
 from .targets import Target
 from ..progress import progress_bar
