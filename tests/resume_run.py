@@ -1,6 +1,7 @@
 """A training run that can be killed, for test_callbacks.py: python resume_run.py FOLDER WORKERS KIND [BATCH]
 
-Starts a run in FOLDER, or resumes the one there, and kills itself without warning after BATCH batches. At the end the weights are in FOLDER/end.pth."""
+Starts a run in FOLDER, or resumes the one there, and kills itself without warning after BATCH batches.
+At the end the weights are in FOLDER/end.pth."""
 
 import os
 import signal

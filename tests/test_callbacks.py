@@ -1,15 +1,19 @@
 "What callbacks do when things go wrong: kills, full disks, unwritable folders, wrong names; and what the screen shows."
 
+import copy
 import errno
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +24,10 @@ from torch import nn
 
 from vislearn.io import atomic_save, plain_data, writable
 from vislearn.learner import Learner
+from vislearn.progress import progress_bar
 from vislearn.train.averaging import EMA
 from vislearn.train.checkpoint import Checkpoint, read_run
-from vislearn.train.events import on
+from vislearn.train.events import CancelEpochException, on
 from vislearn.train.freezing import Unfreeze
 from vislearn.train.hooks import ActivationStats
 from vislearn.train.loggers import CSVLogger, JSONLogger, LineLogger, TensorBoardCallback, TrainMetrics
@@ -33,6 +38,7 @@ from vislearn.train.mix import MixUp
 from vislearn.train.progress import ProgressCallback
 from vislearn.train.recorder import Recorder
 from vislearn.train.saving import load_model, save_model
+from vislearn.train.schedules import ParamScheduler, TorchScheduler, one_cycle
 from vislearn.train.steps import GradientAccumulation, GradientClip, MixedPrecision, ShortEpochCallback
 from vislearn.train.tracking import (
     EarlyStoppingCallback,
@@ -229,7 +235,10 @@ def killed_run(folder, workers, kind, rng):
 
 @pytest.mark.parametrize('workers,kind', [(0, 'thread'), (2, 'thread'), (2, 'process')])
 def test_killed_and_resumed_is_the_same_to_the_last_bit(whole_run, tmp_path, workers, kind):
-    "kill -9 at random batches, frozen phase and after; what is lost since the last checkpoint is done again. In full: 20 kills."
+    """kill -9 at random batches, frozen phase and after; what is lost since the last checkpoint is done again.
+
+    In full: 20 kills.
+    """
     rng, kills = random.Random(workers + len(kind)), 0
     while kills < (20 if FULL else 1):
         n, end = killed_run(tmp_path / str(kills), workers, kind, rng)
@@ -477,7 +486,12 @@ def test_on_a_real_terminal(tmp_path):
     import struct
     import termios
 
-    code = f'import sys; sys.path.insert(0, {str(HERE)!r}); import test_callbacks as t; from pathlib import Path; t.loop(Path({str(tmp_path)!r}), t.ProgressCallback()).fit(2)'
+    code = f"""if 1:
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(HERE)!r})
+        import test_callbacks as t
+        t.loop(Path({str(tmp_path)!r}), t.ProgressCallback()).fit(2)"""
     env = {k: v for k, v in os.environ.items() if k != 'VISLEARN_PROGRESS'}
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))  # 24 lines of 80 columns
@@ -600,3 +614,122 @@ def test_an_error_between_batches_leaves_a_checkpoint_to_resume_from(tmp_path):
     state = read_run(whole, 'r')
     assert state['position'] == (0, 2)
     assert same_weights(go(batches[:4], state).model, whole.model)
+
+
+class Writer:
+    "What some frameworks put in the place of stdout: it can write and nothing else."
+
+    def __init__(self):
+        self.text = ''
+
+    def write(self, text):
+        self.text += text
+
+
+def closed_file():
+    f = io.StringIO()
+    f.close()
+    return f
+
+
+STDOUTS = {
+    'none': lambda: None,
+    'closed': closed_file,
+    'writer': Writer,
+    'ascii': lambda: io.TextIOWrapper(io.BytesIO(), encoding='ascii'),
+}
+
+
+@pytest.mark.parametrize('kind', STDOUTS)
+@pytest.mark.parametrize('mode', [None, 'terminal'])
+def test_a_fit_needs_no_proper_stdout(tmp_path, monkeypatch, kind, mode):
+    out = STDOUTS[kind]()
+    monkeypatch.delenv('VISLEARN_PROGRESS', raising=False)
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', None if kind == 'none' else sys.stderr)
+
+    def loss_of_café(preds, targs):
+        return 0.5
+
+    cbs = [ProgressCallback(mode), LineLogger(2), EarlyStoppingCallback('loss_of_café', patience=2)]
+    learn = loop(tmp_path, *cbs, metrics=loss_of_café)
+    learn.fit(9)
+    learn.validate()
+    assert len(learn.history) == 3
+    if kind == 'writer':
+        assert 'loss_of_café has not improved since epoch 0: stopping early\n' in out.text
+    if kind == 'ascii':
+        assert b'loss_of_caf? has not improved' in out.buffer.getvalue()
+
+
+def test_progress_bars_need_no_proper_stdout(monkeypatch):
+    monkeypatch.delenv('VISLEARN_PROGRESS', raising=False)
+    for make in STDOUTS.values():
+        monkeypatch.setattr(sys, 'stdout', make())
+        assert list(progress_bar(range(3))) == [0, 1, 2]
+
+
+CALLBACKS = [
+    EMA,
+    Checkpoint,
+    ActivationStats,
+    CSVLogger,
+    JSONLogger,
+    LineLogger,
+    TrainMetrics,
+    LRFinder,
+    ProgressCallback,
+    GradientClip,
+    GradientAccumulation,
+    MixedPrecision,
+    ShortEpochCallback,
+    EarlyStoppingCallback,
+    ReduceLROnPlateau,
+    SaveModelCallback,
+    TerminateOnNaNCallback,
+    partial(ParamScheduler, {'lr': one_cycle()}),
+    partial(TorchScheduler, partial(torch.optim.lr_scheduler.StepLR, step_size=1)),
+]
+
+
+@pytest.mark.parametrize('make', CALLBACKS, ids=lambda o: getattr(o, 'func', o).__name__)
+def test_callbacks_can_be_copied_and_pickled_after_use(tmp_path, make):
+    "A copy of the learner goes on as the learner does."
+    learn = loop(tmp_path, Recorder(), make(), seed=0)
+    learn.fit(1)
+    for cb in learn.cbs:
+        assert repr(pickle.loads(pickle.dumps(cb))) == repr(cb)
+    other = copy.deepcopy(learn)
+    assert all(a is not b for a, b in zip(learn.cbs, other.cbs))
+    learn.fit(1)
+    other.fit(1)
+    assert same_weights(learn.model, other.model)
+    assert torch.equal(torch.stack(learn.recorder.losses), torch.stack(other.recorder.losses))
+
+
+def test_only_callbacks_without_side_effects_take_part_in_trials():
+    stays = {TrainMetrics, TerminateOnNaNCallback, GradientClip, GradientAccumulation, MixedPrecision, MixUp, Recorder}
+    assert all(cb.in_trials for cb in stays)
+    left_out = {EMA, Checkpoint, CSVLogger, LineLogger, ProgressCallback, SaveModelCallback, EarlyStoppingCallback}
+    assert not any(cb.in_trials for cb in left_out)
+
+
+def test_a_cancelled_epoch_has_no_row_anywhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'plain')
+
+    def cancel(learn):
+        if learn.epoch == 1:
+            raise CancelEpochException
+
+    log = CSVLogger()
+    learn = loop(
+        tmp_path, Recorder(), ProgressCallback(), log, JSONLogger(), Checkpoint('r'), on('after_train', cancel)
+    )
+    learn.fit(3)
+    epochs = [row['epoch'] for row in learn.history]
+    assert epochs == [0, 2]
+    assert log.read_log()['epoch'].tolist() == epochs
+    assert len(learn.recorder.values) == len(learn.recorder.iters) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert [json.loads(o)['epoch'] for o in (tmp_path / 'runs/r/history.jsonl').read_text().splitlines()] == epochs
+    learn.recorder.plot_loss()

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,3 +177,14 @@ def test_soft_targets():
     assert soft_targets(torch.tensor([1, 0]), 2).tolist() == [[0, 1], [1, 0]]
     y = torch.rand(2, 3)
     assert soft_targets(y, 3) is y
+
+
+@BOTH
+def test_seeds_of_numpy_are_the_same_seeds(cls):
+    runs = []
+    for seed in (42, np.int64(42)):
+        dls = [batches()]
+        dls[0].seed = seed
+        runs.append(run(cls(), dls)[1])
+    for (_, x, y), (_, x_again, y_again) in zip(*runs):
+        assert torch.equal(x, x_again) and torch.equal(y, y_again)

@@ -245,7 +245,7 @@ class Checkpoint(Callback):
         _restore_cbs(learn.cbs, state['cbs'])
         self.pending_rng = state['rng']
 
-    # Random numbers: starting the loader must not use up those of a batch, but those of an epoch are needed at its start.
+    # Starting the loader must not use up the random numbers of a batch, but those of an epoch are needed at its start.
     def before_train(self, learn):
         if learn.position[1] == 0:
             self._random_as_saved()

@@ -43,7 +43,7 @@ NAMED_GROUPS = ('head', 'all')  # what a plan may say instead of a group's numbe
 
 
 class Unfreeze(Callback):
-    """Unfreezes layer groups as epochs go by, within one fit; the optimizer keeps its state of those that learn already.
+    """Unfreezes layer groups as epochs go by, within one fit; the optimizer keeps its state.
 
     >>> plan = Unfreeze({0: 'head', 3: -2, 8: 'all'})
     >>> [plan.at(epoch, n_groups=5) for epoch in (0, 3, 8)]
@@ -56,8 +56,7 @@ class Unfreeze(Callback):
     def __init__(
         self,
         plan: Mapping[int, str | int] | str = 'gradual',  # epoch -> 'head', 'all', or the first group to train
-        train_bn: bool
-        | None = None,  # norms of frozen groups learn, or keep even statistics; None: as the learner says
+        train_bn: bool | None = None,  # norms of frozen groups learn; None: as the learner says
     ):
         if plan != 'gradual' and not isinstance(plan, Mapping):
             raise ValueError(f"the plan is a dict such as {{0: 'head', 3: -2, 8: 'all'}}, or 'gradual'; got {plan!r}")

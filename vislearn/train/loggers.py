@@ -186,7 +186,7 @@ class Speed(Callback):
 
 # %% ../../nbs/train/18_loggers.ipynb #4c86c2f1
 class ShowGraphCallback(Callback):
-    "Draws training and validation loss: in a notebook one picture that grows while training, elsewhere once at the end."
+    "Draws training and validation loss: in a notebook a picture that grows while training, elsewhere once at the end."
 
     order = 65
     in_trials = False
