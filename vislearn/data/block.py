@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from ..core import Pipeline, did_you_mean, listify
+from ..core import did_you_mean, listify
 from .batches import BatchPipeline
 from .cache import PictureCache, room_for
 from .check import Report, describe
 from .dataset import Dataset, as_items, brief_item, encode_labels
 from .image import PILImage
+from .labels import InTurn
 from .loaders import DataLoaders, Loader
 from .resize import CropTransform, ItemPipeline
 from .split import RandomSplitter
@@ -261,7 +262,7 @@ def _one_function(f: Callable | Sequence[Callable] | None) -> Callable | None:
     if f is None or callable(f):
         return f
     steps = list(f)
-    return steps[0] if len(steps) == 1 else Pipeline(steps)
+    return steps[0] if len(steps) == 1 else InTurn(tuple(steps))
 
 
 def _checked_blocks(blocks: Any) -> list[Any]:
