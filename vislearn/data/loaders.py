@@ -247,8 +247,9 @@ class Loader:
         order = self.order(epoch)
         jobs = [(i, order[i * self.bs : (i + 1) * self.bs], epoch) for i in range(batch, len(self))]
         given = self.read = []
+        batches = self._loaded(jobs)  # may turn to threads where processes are not possible
         finishes = self._finishes
-        for number, loaded in enumerate(self._loaded(jobs), batch):
+        for number, loaded in enumerate(batches, batch):
             if loaded.bad:
                 self.dataset.note_bad(loaded.bad)
             given += loaded.read

@@ -110,6 +110,7 @@ class Normalize(BatchTransform):
     order = 99
     inplace = True
     moves_pixels = False
+    of_network = False  # a learner added it because its network needs it
 
     def __init__(
         self,

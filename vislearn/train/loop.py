@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -194,6 +195,10 @@ def _copy_all(to: list[Tensor], source: list[Tensor]) -> None:
         torch._foreach_copy_(to, source)
 
 # %% ../../nbs/train/03_loop.ipynb #ed6f8d18
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_OF_THIS_PROCESS = ('_lock', '_pid', '_kept_fold', '_watch', '_net', '_predictor_of')  # not copied, not pickled
+
+
 class TrainLoop:
     "Train a model on `dls[0]`, judge it on `dls[1]`; callbacks see and may change everything on the way."
 
@@ -245,6 +250,7 @@ class TrainLoop:
         )
         self.metrics, self.precision, self.n_acc = metrics, precision, 0
         self._pid = os.getpid()
+        self._lock = threading.RLock()  # the loop's state is that of one pass over the data
         self.history: list[dict[str, Any]] = []
         self.cbs: list[Callback] = []
         self._waiting: list[Callback] = []  # for their `before_fit`
@@ -256,6 +262,14 @@ class TrainLoop:
             KeptFold(),
         )
         self.add_cbs(cbs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(
+            state, _lock=threading.RLock(), _pid=os.getpid(), _kept_fold=KeptFold(), _net=state['model']
+        )
 
     @property
     def metrics(self) -> list[Callable]:
@@ -353,6 +367,14 @@ class TrainLoop:
             if event == 'before_fit' and cb in self._waiting:
                 self._waiting.remove(cb)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        "One fit or judgement at a time: another thread waits."
+        if is_copied_process(self._pid):
+            self._pid, self._lock = os.getpid(), threading.RLock()  # the old one may be held by a thread left behind
+        with self._lock:
+            yield
+
     def _with_events(self, f: Callable[[], None], name: str, cancel: type[Exception]) -> None:
         "`f()` between the events before_`name` and after_`name`; raising `cancel` ends it early."
         try:
@@ -385,7 +407,7 @@ class TrainLoop:
         start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedules
     ) -> None:
         "Train for `n_epoch` epochs; each ends with a validation and a row in `history`."
-        with self.added_cbs(cbs), self._seeded(), _hold_ctrl_c() as self._ctrl_c:
+        with self._alone(), self.added_cbs(cbs), self._seeded(), _hold_ctrl_c() as self._ctrl_c:
             self._waiting = self.ordered_cbs('before_fit')  # they have nothing to put back yet
             try:
                 self._prepare(n_epoch, lr, start_epoch)
@@ -516,7 +538,11 @@ class TrainLoop:
         return lean(self.model, self.xb, training=True, dtype=PRECISIONS[self._amp])
 
     def _do_batch(self):
-        with self._autocast(), DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext():
+        with (
+            self._norms_for(self.xb),
+            self._autocast(),
+            DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext(),
+        ):
             if self._net is None:
                 self._net = self._choose_net()
             xb = self.xb.contiguous() if self._is_contiguous else self.xb
@@ -539,6 +565,20 @@ class TrainLoop:
         self.unstepped = 0
         self._with_events(self._step, 'step', CancelStepException)
         self.opt.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _norms_for(self, xb: Tensor) -> Iterator[None]:
+        "BatchNorm needs two pictures to learn from: in a training batch of one it normalises by its running statistics."
+        norms: list[nn.Module] = []
+        if self.training and len(xb) == 1:
+            norms = [m for m in self.model.modules() if isinstance(m, _BATCH_NORM) and m.training]
+        try:
+            for m in norms:
+                m.eval()
+            yield
+        finally:
+            for m in norms:
+                m.train()
 
     def _loss(self):
         try:
@@ -591,8 +631,17 @@ class TrainLoop:
     def _loader(self, ds_idx: int, dl: Iterable | None) -> Iterable:
         "`dl`, else loader `ds_idx`; training items are judged like validation items: no augmentation, none dropped, in order."
         if dl is not None:
-            return dl
+            return self._judged(dl)
         return self.dls.train_eval() if ds_idx == 0 and hasattr(self.dls, 'train_eval') else self.dls[ds_idx]
+
+    def _judged(self, dl: Iterable) -> Iterable:
+        "All items of `dl`, each once and in their order; training items as validation items are."
+        if not hasattr(dl, 'in_order'):
+            return dl
+        ordered = dl.in_order()
+        train = self.dls[0]
+        is_training = ordered is not dl and hasattr(self.dls, 'train_eval') and dl.items is train.items
+        return self.dls.train_eval() if is_training else ordered
 
     def _gather(self, dl: Iterable, with_input: bool = False) -> tuple[Tensor | None, ...]:
         "Logits (n,c), targets, inputs (or None) of all batches of `dl` on the CPU, and their mean loss."
@@ -649,7 +698,7 @@ class TrainLoop:
         cbs: Callback | Iterable[Callback] | None = None,
     ) -> list[float]:
         "Loss and metrics: `[valid_loss, *metrics]`."
-        with self.added_cbs(cbs):
+        with self._alone(), self.added_cbs(cbs):
             res = self._judge(self._loader(ds_idx, dl))
         if not res:
             raise ValueError('nothing to validate on: the loader is empty or has no labels')
@@ -667,10 +716,10 @@ class TrainLoop:
         cbs: Callback | Iterable[Callback] | None = None,
     ) -> tuple[Tensor | None, ...]:
         "Probabilities (n,c) and targets (None without labels) of all items: `([inputs], probs, targs, [decisions], [losses])`."
-        dl, target = self._loader(ds_idx, dl), getattr(self.dls, 'target', None)
-        if reorder and getattr(dl, 'shuffle', False):
-            dl = dl.new(shuffle=False)
-        with self.added_cbs(cbs):
+        target = getattr(self.dls, 'target', None)
+        if reorder or dl is None:
+            dl = self._loader(ds_idx, dl)
+        with self._alone(), self.added_cbs(cbs):
             preds, targs, xs, _ = self._gather(dl, with_input)
         if preds is None:
             raise ValueError('nothing to predict: the loader is empty')

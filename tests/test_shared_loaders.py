@@ -1,0 +1,229 @@
+"Loaders that are shared, copied, forked or handed to a learner: what each of them must not change for the others."
+
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+
+import pytest
+import torch
+from tiny import TinyNet, make_dls, make_pictures, same_weights, tiny_net
+from torch import nn
+
+from vislearn.data.loaders import DataLoaders
+from vislearn.data.normalize import Normalize
+from vislearn.data.resize import Resize
+from vislearn.learner import Learner, vision_learner
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*multi-threaded')
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp('pictures'), 9)
+
+
+def plain_dls(pictures, path, **kwargs):
+    "Loaders that do not normalise: 21 training items, 6 for validation."
+    dls = make_dls(pictures, path, 2, **kwargs)
+    loaders = [dl.new(batch_tfms=[t for t in dl.batch_tfms if not isinstance(t, Normalize)]) for dl in dls]
+    return DataLoaders(*loaders, path=path)
+
+
+class NeedsNorm(TinyNet):
+    "A network that says what normalisation it was trained with."
+
+    def __init__(self, mean: float, std: float):
+        super().__init__()
+        self.data_cfg = {'mean': [mean] * 3, 'std': [std] * 3}
+
+
+def learner_with(dls, mean, std):
+    learn = Learner(dls, tiny_net(), default_cbs=False, seed=0)
+    learn.input_norm = Normalize([mean] * 3, [std] * 3)
+    learn.dls = dls
+    return learn
+
+
+def test_two_networks_on_one_dls(pictures, tmp_path, recwarn):
+    "Each has its own normalisation, the user's loaders have none, and nobody is warned about a Normalize never written."
+    dls = plain_dls(pictures, tmp_path)
+    first, second = learner_with(dls, 0.5, 0.25), learner_with(dls, 0.1, 2.0)
+    assert dls.train.batch_tfms.find(Normalize) is None and dls.valid.batch_tfms.find(Normalize) is None
+    assert first.dls.valid.batch_tfms.find(Normalize).mean == [0.5] * 3
+    assert second.dls.valid.batch_tfms.find(Normalize).mean == [0.1] * 3
+    third = learner_with(first.dls, 0.1, 2.0)  # on the first learner's view
+    alone = learner_with(plain_dls(pictures, tmp_path), 0.1, 2.0)
+    for learn in (second, third):
+        assert torch.equal(learn.get_preds()[0], alone.get_preds()[0])
+    assert not [w for w in recwarn if 'Normalize' in str(w.message)]
+
+
+def test_loaders_of_the_user_are_normalised_when_a_learner_is_given_them(pictures, tmp_path):
+    dls = plain_dls(pictures, tmp_path)
+    learn = learner_with(dls, 0.5, 0.25)
+    want = learn.get_preds()[0]
+    for dl in (dls.valid, learn.dls.valid, dls.test_dl(dls.valid.items)):
+        assert torch.equal(learn.get_preds(dl=dl)[0], want)
+    assert learn.validate(dl=dls.valid) == learn.validate()
+    one = torch.stack([learn.predict(item)[2] for item in dls.valid.items])
+    assert torch.allclose(one, want, atol=1e-5)
+    learn.dls = plain_dls(pictures, tmp_path)  # assigned later, as for another picture size
+    assert torch.equal(learn.get_preds()[0], want)
+
+
+def test_a_normalize_of_the_user_stays(pictures, tmp_path):
+    dls = make_dls(pictures, tmp_path)
+    with pytest.warns(UserWarning, match='leave Normalize out'):
+        learn = learner_with(dls, 0.1, 2.0)
+    assert learn.dls is dls and dls.valid.batch_tfms.find(Normalize).mean == [0.5] * 3
+
+
+@pytest.mark.parametrize('sampler', [None, 'balanced'])
+def test_predictions_on_the_training_loader(pictures, tmp_path, sampler):
+    "All 21 items, in their order, without augmentation and without random draws."
+    dls = make_dls(pictures, tmp_path, bs=8)
+    if sampler:
+        dls.loaders[0].weights = torch.rand(dls.train.n).double()
+    learn = Learner(dls, tiny_net(), default_cbs=False)
+    probs, targs = learn.get_preds(dl=dls.train)
+    assert len(probs) == dls.train.n > len(dls.train) * 8 and targs.tolist() == dls.train_ds.y.tolist()
+    assert torch.equal(probs, learn.get_preds(0)[0]) and torch.equal(probs, learn.get_preds(dl=dls.train)[0])
+    assert learn.validate(dl=dls.train) == learn.validate(0)
+    assert len(learn.tta(dl=dls.train, n=2)[0]) == dls.train.n
+    assert len(dls.train) == dls.train.n // 8  # the loader itself is as it was
+
+
+def test_added_transforms_reach_predict(pictures, tmp_path):
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False)
+    item = learn.dls.valid.items[0]
+    before = learn.predict(item)[2]
+    learn.dls.add_tfms([Resize(16)], 'after_item')
+    assert torch.allclose(learn.predict(item)[2], learn.get_preds()[0][0], atol=1e-5)
+    assert not torch.allclose(learn.predict(item)[2], before, atol=1e-4)
+
+
+def test_a_view_shares_items_and_reports(pictures, tmp_path):
+    dls = make_dls(pictures, tmp_path)
+    view = dls.view()
+    view.add_tfms([Resize(16)], 'after_item')
+    assert dls.one_batch()[0].shape[-1] == 32 and view.one_batch()[0].shape[-1] == 16
+    view.train_ds.bad[0] = 'broken', 'damaged'
+    assert len(dls.bad_files) == 1
+
+
+# after a fork
+def in_child(f) -> int:
+    "The exit code of a copy of this process that calls `f`; -14 if it takes more than 30 seconds."
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        try:
+            f()
+            os._exit(0)
+        except BaseException as e:
+            print(repr(e))
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system copies no processes')
+@pytest.mark.parametrize('kind', ['thread', 'process'])
+def test_a_learner_works_in_a_forked_process(pictures, tmp_path, kind):
+    learn = Learner(make_dls(pictures, tmp_path, 2, kind), tiny_net(), default_cbs=False, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # torch's own threads are not copied either
+    try:
+        learn.fit(1)
+        want, item = learn.get_preds()[0], learn.dls.valid.items[0]
+        learn.predict(item)
+
+        def all_of_it():
+            assert torch.allclose(learn.get_preds()[0], want, atol=1e-5)
+            learn.validate()
+            learn.predict(item)
+            learn.fit(1)
+
+        assert in_child(all_of_it) == 0
+        child = multiprocessing.get_context('fork').Process(target=all_of_it, daemon=True)
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert torch.equal(learn.get_preds()[0], want)  # the parent goes on
+    finally:
+        torch.set_num_threads(threads)
+
+
+# copies
+@pytest.mark.parametrize('kind', ['thread', 'process'])
+@pytest.mark.parametrize('way', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy', 'pickle'])
+def test_copies_after_first_use(pictures, tmp_path, kind, way):
+    learn = Learner(make_dls(pictures, tmp_path, 2, kind), tiny_net(), default_cbs=False, seed=0)
+    learn.fit(1)
+    learn.predict(learn.dls.valid.items[0])
+    other = way(learn)
+    assert same_weights(learn.model, other.model) and torch.equal(learn.get_preds()[0], other.get_preds()[0])
+    other.fit(1)
+    assert not same_weights(learn.model, other.model)
+    learn.fit(1)
+    assert same_weights(learn.model, other.model)  # the copy went on where the original stood
+    assert len(list(way(learn.dls).train)) == len(learn.dls.train)
+
+
+def test_a_copy_that_fails_leaves_the_original(pictures, tmp_path):
+    learn = Learner(make_dls(pictures, tmp_path, 2, 'process'), tiny_net(), default_cbs=False, seed=0)
+    want = learn.get_preds()[0]
+    learn.cannot = threading.Lock()
+    with pytest.raises(TypeError):
+        copy.deepcopy(learn)
+    assert torch.equal(learn.get_preds()[0], want)
+
+
+# threads
+def test_predictions_from_several_threads_do_not_mix(pictures, tmp_path):
+    learn = Learner(make_dls(pictures, tmp_path, 2), tiny_net(), default_cbs=False)
+    want, got = learn.get_preds()[0], []
+    threads = [threading.Thread(target=lambda: got.append(learn.get_preds()[0])) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(got) == 8 and all(torch.equal(o, want) for o in got)
+
+
+# a batch of one
+class WithNorm(nn.Module):
+    "BatchNorm after pooling, as in the head of `vision_learner`: one value per channel and picture."
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        )
+
+    def forward(self, xb):
+        return self.net(xb)
+
+
+@pytest.mark.parametrize('bs', [1, 4, 5])
+def test_a_training_batch_of_one(pictures, tmp_path, bs):
+    "21 items in batches of 1, 4 and 5: the last batch has one item."
+    dls = make_dls(pictures, tmp_path, bs=bs)
+    dls.train.drop_last = False
+    learn = Learner(dls, WithNorm(), default_cbs=False, seed=0)
+    seen = []
+    learn.model.net[3].register_forward_hook(lambda m, args, out: seen.append((len(out), m.training)))
+    learn.fit(1)
+    learn.lr_find(num_it=8, show_plot=False, suggest_funcs=None)
+    assert (1, False) in seen and (1, True) not in seen and (bs == 1 or (bs, True) in seen)
+    assert learn.history[0]['train_loss'] > 0
+
+
+def test_a_head_on_features_with_one_left_over(pictures, tmp_path):
+    dls = plain_dls(pictures, tmp_path, bs=4)
+    learn = vision_learner(dls, 'resnet18', pretrained=False, metrics=[], default_cbs=False)
+    learn.fit_head(1)
+    learn.dls.train.drop_last = False
+    learn.fit(1)
