@@ -19,14 +19,12 @@ def bare(side, case: str):
     import torch
 
     from vislearn.data.resize import ItemPipeline, RandomResizedCrop
-    from vislearn.models.fold import fold
+    from vislearn.models.fold import Folded
     from vislearn.train.loop import resolve_precision
 
     open_item = ItemPipeline(RandomResizedCrop(side.size, min_scale=0.35).valid())
-    net, bf16 = (
-        fold(side.model('efficientnet_lite0')),
-        case.endswith('auto') and resolve_precision('auto', torch.device('cpu')) == 'bf16',
-    )
+    net = Folded(side.model('efficientnet_lite0'))
+    bf16 = case.endswith('auto') and resolve_precision('auto', torch.device('cpu')) == 'bf16'
 
     @torch.inference_mode()
     def probs(xs):

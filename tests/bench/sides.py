@@ -197,7 +197,8 @@ class Bare:
         import torch
         from torch.nn import functional as F
 
-        from vislearn.models.fold import DepthwiseIn32, lean
+        from vislearn.models.depthwise import DepthwiseIn32
+        from vislearn.models.fold import lean
         from vislearn.train.loop import PRECISIONS, resolve_precision
 
         model = self.model(arch).train()
@@ -206,7 +207,7 @@ class Bare:
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.eval()
         dtype = PRECISIONS[resolve_precision('auto', torch.device('cpu'))]
-        net = lean(model, True, dtype)
+        net = lean(model, batches[0][0], training=True, dtype=dtype)
         opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5, fused=True)
 
         def run():
