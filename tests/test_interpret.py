@@ -1,6 +1,9 @@
 "Interpretation on a tiny learner: what is counted, kept, drawn and refused."
 
+import io
 import math
+import sys
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -74,20 +77,25 @@ def multi():
     )
 
 
+def drawn(method, *args, **kwargs):
+    "The Axes with something in them that a method draws; it returns nothing, so that a notebook shows only the picture."
+    plt.close('all')
+    assert method(*args, **kwargs) is None
+    return [ax for ax in plt.gcf().axes if ax.images or ax.lines or ax.collections]
+
+
 def test_one_pass_is_made_and_pictures_are_not_kept(single):
     passes = []
     get_preds = single.get_preds
     single.get_preds = lambda **kw: passes.append(kw) or get_preds(**kw)
     i = ClassificationInterpretation.from_learner(single)
-    (
-        i.confusion_matrix(),
-        i.most_confused(),
-        i.top_losses(),
-        i.class_table(),
-        i.plot_calibration(),
-        i.plot_pr_curve(),
-        i.wrong(),
-    )
+    i.confusion_matrix()
+    i.most_confused()
+    i.top_losses()
+    i.class_table()
+    i.plot_calibration()
+    i.plot_pr_curve()
+    i.wrong()
     assert len(passes) == 1
     kept = [v for v in vars(i).values() if isinstance(v, torch.Tensor)]
     assert sum(v.numel() for v in kept) <= len(i) * (3 + 1 + 1)
@@ -173,11 +181,15 @@ def test_several_labels(multi):
         [int((~t & ~y)[:, 1].sum()), int((~t & y)[:, 1].sum())],
         [int((t & ~y)[:, 1].sum()), int((t & y)[:, 1].sum())],
     ]
-    assert len(i.plot_confusion_matrix()) == 3
+    assert len(drawn(i.plot_confusion_matrix)) == 3
     a, p, n = (i.most_confused() or [('cat', 'dog', 0)])[0]
     assert n == int(((t & ~y)[:, i.vocab.index_of(a)] & (~t & y)[:, i.vocab.index_of(p)]).sum())
-    assert len(i.plot_top_losses(3)) == 3 and len(i.plot_thresholds()) == 3 and len(i.plot_confident_wrong(2)) == 2
-    i.print_classification_report(), i.plot_pr_curve(), i.plot_roc_curve(), i.plot_calibration()
+    assert len(drawn(i.plot_top_losses, 3)) == 3
+    assert len(drawn(i.plot_thresholds)) == 3
+    assert len(drawn(i.plot_confident_wrong, 2)) == 2
+    i.print_classification_report()
+    for method in (i.plot_pr_curve, i.plot_roc_curve, i.plot_calibration):
+        assert len(drawn(method)) == 1
 
 
 def test_thresholds_are_used_by_the_learner(multi):
@@ -226,16 +238,45 @@ def test_calibration_changes_the_model_and_no_answer(kind, request):
 def test_numbers_have_losses_but_no_classes():
     learn = make(Regression(1), torch.rand(40))
     i = Interpretation.from_learner(learn)
-    assert len(i.plot_top_losses(4)) == 4 and i.texts(0)[3] == '' and len(i.find_similar(0, 2)) == 2
-    i.plot_embeddings()
+    assert len(drawn(i.plot_top_losses, 4)) == 4
+    assert i.texts(0)[3] == '' and len(i.find_similar(0, 2)) == 2
+    assert len(drawn(i.plot_embeddings)) == 1
     with pytest.raises(TypeError, match='predicts numbers'):
         ClassificationInterpretation.from_learner(learn)
+
+
+@pytest.mark.parametrize('stdout', ['missing', 'closed', 'only write', 'ascii'])
+def test_reports_are_printed_whatever_stands_behind_stdout(single, monkeypatch, stdout):
+    single.dls.target.vocab[0] = 'a very long label that is cut in the middle to fit, and an é'
+    i = ClassificationInterpretation.from_learner(single)
+    raw = io.BytesIO()
+    written = []
+    out = io.TextIOWrapper(raw, encoding='ascii')
+    if stdout == 'missing':
+        out = None
+    if stdout == 'closed':
+        out.close()
+    if stdout == 'only write':
+        out = SimpleNamespace(write=written.append)
+    monkeypatch.setattr(sys, 'stdout', out)
+    i.print_classification_report()
+    table = repr(i.class_table())
+    fresh = ClassificationInterpretation.from_learner(single)
+    monkeypatch.undo()
+    assert len(fresh) == 28
+    if stdout == 'only write':
+        assert 'weighted avg' in ''.join(written)
+    if stdout == 'ascii':
+        text = raw.getvalue().decode('ascii')
+        assert 'weighted avg' in text and 'a very long label' in text and '...' in text
+        assert '…' not in table
 
 
 def test_without_labels_there_is_nothing_to_judge(single):
     dl = single.dls.test_dl(pictures(5))
     i = Interpretation.from_learner(single, dl=dl)
-    assert i.targs is None and len(i.embeddings) == 5 and len(i.show_results([0, 1])) == 2
+    assert i.targs is None and len(i.embeddings) == 5
+    assert len(drawn(i.show_results, [0, 1])) == 2
     with pytest.raises(ValueError, match='no labels'):
         i.top_losses(2)
     with pytest.raises(ValueError, match='no labels'):
@@ -297,9 +338,10 @@ def test_plots_use_the_axes_they_are_given(single, monkeypatch):
     i = ClassificationInterpretation.from_learner(single)
     for name in 'plot_confusion_matrix', 'plot_pr_curve', 'plot_roc_curve', 'plot_calibration', 'plot_embeddings':
         fig, ax = plt.subplots()
-        assert getattr(i, name)(ax=ax) is ax and len(plt.get_fignums()) == 1, name
-        plt.close(fig)
-        assert getattr(i, name)(figsize=(4, 3)).figure.get_size_inches().tolist() == [4, 3], name
+        getattr(i, name)(ax=ax)
+        assert ax.images or ax.lines or ax.collections, name
+        assert len(plt.get_fignums()) == 1, name
+        assert drawn(getattr(i, name), figsize=(4, 3))[0].figure.get_size_inches().tolist() == [4, 3], name
         plt.close('all')
     for name, arg in (
         ('plot_top_losses', 2),
@@ -309,11 +351,11 @@ def test_plots_use_the_axes_they_are_given(single, monkeypatch):
         ('plot_similar', 0),
     ):
         fig, axs = plt.subplots(2, 4)
-        got = getattr(i, name)(arg, axs=axs)
-        assert set(got) <= set(axs.flat) and len(plt.get_fignums()) == 1, name
+        assert getattr(i, name)(arg, axs=axs) is None, name
+        assert axs[0, 0].images and len(plt.get_fignums()) == 1, name
         plt.close(fig)
     i.preds = F.one_hot(i.targs, 3).float()
-    assert len(i.wrong()) == 0 and i.plot_confident_wrong() == []
+    assert len(i.wrong()) == 0 and drawn(i.plot_confident_wrong) == []
     with pytest.raises(ValueError, match='need 5 Axes'):
         i.plot_top_losses(5, axs=[plt.subplots()[1]])
 
@@ -321,10 +363,9 @@ def test_plots_use_the_axes_they_are_given(single, monkeypatch):
 def test_titles_of_top_losses_do_not_overlap(single):
     i = ClassificationInterpretation.from_learner(single)
     for kw in dict(k=5, nrows=1), dict(k=9), dict(k=5, nrows=1, figsize=(9, 2.4)):
-        assert not texts_overlap(i.plot_top_losses(**kw)[0].figure), kw
-    assert [ax.get_title() for ax in i.plot_top_losses(range(2, 4))] == [ax.get_title() for ax in i.plot_top_losses(4)][
-        2:
-    ]
+        assert not texts_overlap(drawn(i.plot_top_losses, **kw)[0].figure), kw
+    titles = [ax.get_title() for ax in drawn(i.plot_top_losses, 4)]
+    assert [ax.get_title() for ax in drawn(i.plot_top_losses, range(2, 4))] == titles[2:]
 
 
 def test_sub_matrix_of_the_most_confused():
@@ -371,7 +412,7 @@ def test_embeddings_with_and_without_a_body(single):
 def test_similar_finds_itself_and_leaves_itself_out(single):
     i = ClassificationInterpretation.from_learner(single)
     assert i.find_similar(i.items[5], 1)[0]['position'] == 5 and 5 not in i.find_similar(5, 27).column('position')
-    assert len(i.plot_similar(5, k=3)) == 4
+    assert len(drawn(i.plot_similar, 5, k=3)) == 4
 
 
 def test_pca_is_the_same_whatever_the_sign():

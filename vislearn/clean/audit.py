@@ -34,7 +34,7 @@ from ..data.split import KFoldSplitter
 from ..data.targets import Target, target_of
 from ..interpret.calibrate import fit_temperature, rescale
 from ..interpret.embed import embed
-from ..interpret.plots import _grid
+from ..interpret.plots import picture_axes
 from ..io import content_sha256
 from ..learner import Learner, vision_learner
 from ..progress import progress_bar
@@ -599,7 +599,7 @@ class DataAudit:
         "Draw the worst pictures of a kind, titled with label, kind and score, and what is suggested."
         rows = [r for r in self.table(kind) if r['path'] is not None and r['kind'] != 'unreadable'][:k]
         src = {_key(_path(e)): e.src for e in self.entries}
-        axs = _grid(len(rows), nrows, ncols, figsize, axs)
+        axs = picture_axes(len(rows), nrows, ncols, figsize, axs)
         for r, ax in zip(rows, axs):
             show_image(open_image(src[_key(r['path'])], crop=_fit), ax).set_title(
                 '\n'.join(

@@ -8,20 +8,37 @@ __all__ = ['embed', 'pca', 'plot_map']
 # %% ../../nbs/interpret/03_embed.ipynb #055d328e
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calibrate import _last_linear
-from .plots import _axes, _inches, palette
+from .calibrate import last_linear
+from .plots import axes_or_new, inches, palette, side_legend
 from ..models.fold import Folded
 from ..table import shorten
 
 # %% ../../nbs/interpret/03_embed.ipynb #eadff552
-def _pooled(out):
+def _pooled(out: Tensor) -> Tensor:
     "(bs,d) from a feature map (bs,d,h,w), tokens (bs,l,d) or features (bs,d)."
-    return out.mean((2, 3)) if out.ndim == 4 else out.mean(1) if out.ndim == 3 else out
+    if out.ndim == 4:
+        return out.mean((2, 3))
+    return out.mean(1) if out.ndim == 3 else out
+
+
+def _features(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
+    "What gives the features of a batch, and what to call in the end."
+    if hasattr(model, 'body'):
+        return Folded(model.body), lambda: None
+    seen: list[Tensor] = []
+    hook = last_linear(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    def features(xb: Tensor) -> Tensor:
+        model(xb)
+        return seen.pop()
+
+    return features, hook.remove
 
 
 @torch.no_grad()
@@ -29,24 +46,18 @@ def embed(
     model: nn.Module,  # its `body` is used; without one, what its last linear layer is handed
     batches: Iterable[tuple],  # of (xb, ...) on the model's device
 ) -> Tensor:  # (n,d) on the CPU
-    "What the network makes of pictures before it decides: one vector each, close for pictures it finds alike."
-    was, res, seen = model.training, [], []
-    body = Folded(model.body) if hasattr(model, 'body') else None
-    hook = (
-        None
-        if body is not None
-        else _last_linear(model).register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    )
+    "The features of pictures just before the head decides: one vector each, close for pictures the network finds alike."
+    was = model.training
+    found = []
+    features, done = _features(model)
     model.eval()
     try:
         for xb, *_ in batches:
-            out = body(xb) if body is not None else model(xb)
-            res.append(_pooled(out if body is not None else seen.pop()).float().cpu())
+            found.append(_pooled(features(xb)).float().cpu())
     finally:
         model.train(was)
-        if hook:
-            hook.remove()
-    return torch.cat(res)
+        done()
+    return torch.cat(found)
 
 # %% ../../nbs/interpret/03_embed.ipynb #2c3e3264
 def pca(
@@ -54,21 +65,38 @@ def pca(
     k: int = 2,  # directions
 ) -> tuple[Tensor, Tensor]:  # coordinates (n,k), and the share (k,) of the variance along each
     "The `k` directions in which points differ most (principal components)."
-    x = x.double() - x.double().mean(0)
-    values, vecs = torch.linalg.eigh(x.T @ x / max(1, len(x)))  # rising
-    top = vecs[:, -k:].flip(1)
-    top = top * top.gather(0, top.abs().argmax(0, keepdim=True)).sign()  # else the sign is the machine's whim
-    return (x @ top).float(), (values[-k:].flip(0) / values.sum().clamp_min(1e-12)).float()
+    x = x.double()
+    x = x - x.mean(0)
+    covariance = x.T @ x / max(1, len(x))
+    variances, directions = torch.linalg.eigh(covariance)  # exact, unlike torch.pca_lowrank; rising
+    top = directions[:, -k:].flip(1)  # (d,k)
+    largest = top.abs().argmax(0, keepdim=True)
+    top = top * top.gather(0, largest).sign()  # the sign of an eigenvector differs between machines
+    share = variances[-k:].flip(0) / variances.sum().clamp_min(1e-12)
+    return (x @ top).float(), share.float()
 
 # %% ../../nbs/interpret/03_embed.ipynb #b9c2ce33
-def _spread(xy, n):
-    "Up to `n` points that keep apart by what a thumbnail needs when `n` of them fill the map."
+def _spread(xy: Tensor, n: int) -> list[int]:
+    "Up to `n` points that are at least a thumbnail apart when `n` of them fill the map."
     span = (xy.max(0).values - xy.min(0).values).clamp_min(1e-9)
-    places, kept = xy / span * math.sqrt(n), []
-    for i, p in enumerate(places):
-        if len(kept) < n and (not kept or (places[kept] - p).abs().amax(1).min() > 1):
+    scaled = xy / span * math.sqrt(n)  # a thumbnail is 1 x 1
+    kept: list[int] = []
+    for i, p in enumerate(scaled):
+        if len(kept) == n:
+            break
+        if not kept or (scaled[kept] - p).abs().amax(1).min() > 1:
             kept.append(i)
     return kept
+
+
+def _add_thumb(ax: Any, at: Tensor, im: Tensor, size: float, colour: str) -> None:
+    "A picture (3,h,w), `size` inches large, in a frame."
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    zoom = size * 72 / max(im.shape[-2:])
+    box = OffsetImage(im.permute(1, 2, 0).numpy(), zoom=zoom)
+    frame = dict(edgecolor=colour, lw=1.6)
+    ax.add_artist(AnnotationBbox(box, tuple(at.tolist()), pad=0.12, bboxprops=frame))
 
 
 def plot_map(
@@ -79,39 +107,30 @@ def plot_map(
     max_thumbs: int = 120,
     title: str = 'Map of the pictures',
     figsize: tuple[float, float] = (8.0, 6.5),  # inches
-    ax=None,  # Axes to draw on
-):  # Axes
-    "Draw points as thumbnails where there is room, framed in the colour of their class (the seven most frequent; the rest is grey)."
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+    ax: Any = None,  # Axes to draw on
+) -> Any:  # Axes
+    """Draw points, and thumbnails where they fit, framed in the colour of their class.
 
-    ax, groups = _axes(ax, figsize), np.zeros(len(xy), int) if groups is None else np.asarray(groups)
-    found, counts = np.unique(groups, return_counts=True)
-    top = [int(found[i]) for i in np.argsort(-counts, kind='stable')[:7]]
-    colour = {g: palette[n] for n, g in enumerate(sorted(top))}
-    for g in [*sorted(top), None]:
-        idx = np.isin(groups, top, invert=True) if g is None else groups == g
-        if idx.any():
-            ax.scatter(
-                *xy.numpy()[idx].T,
-                s=14,
-                color=colour.get(g, '#aaaaaa'),
-                label='other classes' if g is None else shorten(vocab[g]) if vocab else None,
-            )
-    w, h = _inches(ax)
-    size = 0.85 * min(w, h) / math.sqrt(max_thumbs) * ax.figure.dpi  # pixels
-    for i in _spread(xy, max_thumbs) if thumb else []:
-        im = thumb(i).permute(1, 2, 0).numpy()
-        box = OffsetImage(im, zoom=size / max(im.shape[:2]) * 72 / ax.figure.dpi)
-        ax.add_artist(
-            AnnotationBbox(
-                box,
-                tuple(xy[i].tolist()),
-                pad=0.12,
-                bboxprops=dict(edgecolor=colour.get(int(groups[i]), '#aaaaaa'), lw=1.6),
-            )
-        )
+    The seven most frequent classes have colours of their own; the rest is grey.
+    """
+    ax = axes_or_new(ax, figsize)
+    numbers = np.zeros(len(xy), int) if groups is None else np.asarray(groups)
+    found, counts = np.unique(numbers, return_counts=True)
+    top = sorted(found[np.argsort(-counts, kind='stable')[:7]].tolist())
+    colours = np.full(len(xy), '#aaaaaa', dtype=object)
+    for g, colour in zip(top, palette):
+        mine = numbers == g
+        colours[mine] = colour
+        ax.scatter(*xy.numpy()[mine].T, s=14, color=colour, label=shorten(vocab[g]) if vocab else None)
+    rest = ~np.isin(numbers, top)
+    if rest.any():
+        ax.scatter(*xy.numpy()[rest].T, s=14, color='#aaaaaa', label='other classes')
+    if thumb:
+        size = 0.85 * min(inches(ax)) / math.sqrt(max_thumbs)
+        for i in _spread(xy, max_thumbs):
+            _add_thumb(ax, xy[i], thumb(i), size=size, colour=colours[i])
     if vocab and len(found) > 1:
-        ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+        side_legend(ax)
     ax.margins(0.06)
     ax.set(title=title, xticks=[], yticks=[])
     return ax
