@@ -169,3 +169,13 @@ def test_errors_are_short_and_say_what_to_do(src, says):
         with pytest.raises((ImageError, TypeError), match=says) as e:
             f(src)
         assert len(str(e.value)) < 700
+
+
+def test_a_cache_keeps_only_what_has_a_file():
+    from vislearn.data.cache import PictureCache
+
+    url = 'data:image/png;base64,' + base64.b64encode(PNG).decode()
+    cache = PictureCache(np.int64(24))
+    for _ in range(2):
+        assert cache(url).shape == (3, 24, 32)
+    assert (cache.used, cache.hits) == (0, 0)

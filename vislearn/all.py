@@ -65,7 +65,16 @@ from vislearn.collect.images import (
 )
 from .collect.samples import sample_data
 from .collect.urls import FetchError, Limits, clean_url, is_public, url_name
-from .core import Pipeline, Transform, default_device, listify, set_seed
+from vislearn.core import (
+    DisplayedTransform,
+    ItemTransform,
+    Pipeline,
+    RandTransform,
+    Transform,
+    default_device,
+    listify,
+    set_seed,
+)
 from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
 from vislearn.data.block import (
     CategoryBlock,

@@ -16,7 +16,7 @@ import torch
 
 from ..core import did_you_mean, listify
 from .batches import BatchPipeline
-from .cache import PictureCache, room_for
+from .cache import PictureCache, choose_cache
 from .check import Report, describe
 from .dataset import Dataset, as_items, brief_item, encode_labels
 from .image import PILImage
@@ -509,5 +509,5 @@ def _cache_for(cache: str | PictureCache | None, ds: Dataset) -> PictureCache | 
         )
     short = round(1.4 * max(size))
     n_bytes = len(ds) * short * short * 4  # three colours, a third longer than wide
-    where = room_for(n_bytes) if cache == 'auto' else cache
+    where = choose_cache(n_bytes) if cache == 'auto' else cache
     return PictureCache(short, where) if where else None

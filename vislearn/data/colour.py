@@ -8,6 +8,7 @@ __all__ = ['ColourTransform', 'Lighting', 'Brightness', 'Contrast', 'Saturation'
 # %% ../../nbs/data/09_colour.ipynb #93f5d4db
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ class ColourTransform(BatchTransform):
     def plan(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
         return self.mats(n, rng)
 
-    def apply(self, x: Tensor, plan: Tensor) -> Tensor:
+    def apply(self, x: Tensor, plan: Any) -> Tensor:
         mix, shift = plan[:, :3, :3], plan[:, :3, 3]  # (n,3,3), (n,3)
         factor = mix[:, :1].sum(2)  # (n,1)
         diagonal = factor[..., None] * _eye3

@@ -302,7 +302,7 @@ def _is_deep(im: Image.Image) -> bool:
 
 
 def _bands(im: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    "`(top, rows)` of at most 4 million pixels, one after the other, so that converting a large picture takes little memory."
+    "`(top, rows)` of at most 4 million pixels, in turn, so that converting a large picture takes little memory."
     rows = max(1, 2**22 // im.width)
     if rows >= im.height:
         yield 0, im
@@ -348,10 +348,8 @@ def _white(im: Image.Image, name: str) -> float:
     if im.mode == 'I' and bits == 32:
         _warn_once('32', f'{name}: 32-bit pictures do not say where white is; values to {hi:g} were read as 0..{white}')
     if white == 65535 and 255 < hi <= 4095:
-        _warn_once(
-            '12',
-            f'{name}: a 16-bit picture without values over {hi:g} is dark, or has only 12 bits; it was read as 0..65535',
-        )
+        remark = f'a 16-bit picture without values over {hi:g} is dark, or has only 12 bits; it was read as 0..65535'
+        _warn_once('12', f'{name}: {remark}')
     return white
 
 
@@ -444,8 +442,8 @@ def _upright_hw(im: Image.Image) -> tuple[int, int]:
 
 def _decode_pil(im: Image.Image, mode: str, name: str) -> np.ndarray:  # (h,w,c) uint8
     "A Pillow picture, loaded or not, as upright pixels."
-    tile = getattr(im, 'tile', None)
-    deep_colour = bool(tile) and tile[0][3] == 'RGB;16B'
+    tiles = getattr(im, 'tile', None) or [(None, None, None, None)]
+    deep_colour = tiles[0][3] == 'RGB;16B'
     im.load()
     if deep_colour and 'transparency' in im.info:  # Pillow keeps 8 bits of the pixels, 16 of the transparent colour
         im.info['transparency'] = tuple(v >> 8 for v in im.info['transparency'])
@@ -568,4 +566,4 @@ def _header(f: BinaryIO, name: str) -> Header:
     with _naming(name):
         im = _identify(f)
         h, w = _upright_hw(im)
-        return Header('JPEG' if im.format == 'MPO' else im.format, h, w)
+        return Header('JPEG' if im.format == 'MPO' else str(im.format), h, w)

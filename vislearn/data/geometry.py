@@ -33,7 +33,7 @@ def _centres(n: int, align_corners: bool, device: torch.device) -> Tensor:  # (n
 
 
 def _source_points(m: Tensor, hw: tuple[int, int], align_corners: bool, flat: bool) -> Tensor:  # (n,2,h,w)
-    "Where in the old picture each pixel of the new one looks; `flat`: no perspective in any of the matrices `m` (n,3,3)."
+    "Where in the old picture each pixel of the new one looks, by `m` (n,3,3); `flat`: without any perspective."
     rows = (m[:, :2] if flat else m)[..., None, None]  # (n,2|3,3,1,1)
     x = _centres(hw[1], align_corners, m.device)  # (w)
     y = _centres(hw[0], align_corners, m.device)[:, None]  # (h,1)
@@ -82,9 +82,12 @@ class _Sampler:
 
 def _shrink(mats: Tensor, old: tuple[int, int], new: tuple[int, int]) -> list[int]:
     "Old pixels per new one, at the centre, in whole pixels; at least 1."
-    det = (mats[:, 0] * torch.linalg.cross(mats[:, 1], mats[:, 2])).sum(1)  # linalg.det takes ten times as long
-    area = (det / mats[:, 2, 2] ** 3).abs() * (old[0] * old[1]) / (new[0] * new[1])
-    return (area.sqrt() + 1e-4).floor().clamp(min=1).long().tolist()
+    first, second, third = mats.unbind(1)  # (n,3) each
+    det = (first * torch.linalg.cross(second, third)).sum(1)  # linalg.det takes ten times as long
+    pixels = old[0] * old[1] / (new[0] * new[1])
+    area = (det / third[:, 2] ** 3).abs() * pixels
+    sides = area.sqrt() + 1e-4
+    return sides.floor().clamp(min=1).long().tolist()
 
 
 def _exact_symmetries(mats: Tensor, is_square: bool) -> list[Symmetry | None]:
@@ -132,7 +135,7 @@ def resample(
 
 # %% ../../nbs/data/08_geometry.ipynb #8c0e6f69
 class ResizeBatch(BatchTransform):
-    "Resize a batch, antialiased, after cutting out the middle: the validation form of everything here that takes a `size`."
+    "Resize a batch, antialiased, after cutting out the middle: the validation form of what takes a `size`."
 
     order = 30
 
@@ -174,7 +177,7 @@ class ResizeBatch(BatchTransform):
         y_shift = (2 * top + bh) / h - 1
         return matrices(1, [[bw / w, 0, x_shift], [0, bh / h, y_shift], [0, 0, 1]])
 
-    def apply(self, x: Tensor, plan: None = None) -> Tensor:
+    def apply(self, x: Tensor, plan: Any = None) -> Tensor:
         left, top, bw, bh = self._box(*x.shape[-2:])
         x = to_float(x)[..., top : top + bh, left : left + bw]
         if [bh, bw] == self.size:
@@ -240,7 +243,7 @@ class Geometry(BatchTransform):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        "Before the colours (20) if it changes the size, for fewer pixels; else after them, for they are faster on bytes."
+        "Before the colours (20) if it changes the size, for fewer pixels; else after them: they are faster on bytes."
         return 30 if self.size is None else 10
 
     def mats(
@@ -268,7 +271,7 @@ class Geometry(BatchTransform):
             return plan
         return _centre_scale(hw)[:, None] * plan / _centre_scale(self.out_hw(hw))
 
-    def apply(self, x: Tensor, plan: Tensor) -> Tensor:
+    def apply(self, x: Tensor, plan: Any) -> Tensor:
         return resample(x, plan, self.size, self.mode, self.pad_mode, self.align_corners)
 
     def out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:

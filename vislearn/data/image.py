@@ -64,20 +64,23 @@ def _pad(x: torch.Tensor, pad: tuple[int, int, int, int], mode: str) -> torch.Te
 def apply_cut(
     x: torch.Tensor,  # (c,h,w) uint8
     cut: Cut,
-    scale: tuple[float, float] = (
-        1.0,
-        1.0,
-    ),  # (y, x): size of `x` over that of the original, when it was decoded smaller
+    scale: tuple[float, float] = (1.0, 1.0),  # (y, x): size of `x` over that of the original, when decoded smaller
 ) -> torch.Tensor:  # (c,h,w) uint8 of `cut.size` plus padding
     "Carry out `cut` with one antialiased bilinear resize."
-    H, W = x.shape[-2:]
-    (l, t, w, h), (sy, sx) = cut.box, scale
-    t, b = round(t * sy), max(round((t + h) * sy), round(t * sy) + 1)
-    l, r = round(l * sx), max(round((l + w) * sx), round(l * sx) + 1)
-    x = x[:, min(t, H - 1) : b, min(l, W - 1) : r]
+    left, top, w, h = cut.box
+    rows = _scaled_range(top, h, scale[0], x.shape[-2])
+    columns = _scaled_range(left, w, scale[1], x.shape[-1])
+    x = x[:, rows, columns]
     if x.shape[-2:] != cut.size:
         x = F.interpolate(x[None], size=cut.size, mode='bilinear', antialias=True)[0]
     return _pad(x, cut.pad, cut.pad_mode) if any(cut.pad) else x
+
+
+def _scaled_range(start: int, length: int, scale: float, n: int) -> slice:
+    "Where a range of the original lies among `n` pixels of its scaled form; at least one pixel."
+    first = round(start * scale)
+    last = max(round((start + length) * scale), first + 1)
+    return slice(min(first, n - 1), last)
 
 # %% ../../nbs/data/02_image.ipynb #0166cb50
 def open_image(
@@ -138,7 +141,7 @@ def to_tensor(
 def _bytes_chw(im: Any) -> torch.Tensor:  # (1|3|4,h,w) uint8
     "The pixels of an array (h,w[,c]) or a tensor (h,w) or (c,h,w), checked."
     if isinstance(im, np.ndarray):
-        x = torch.from_numpy(np.require(im, requirements='CW'))
+        x = torch.from_numpy(np.require(im, requirements=['C', 'W']))
         channels_first = False
     elif isinstance(im, torch.Tensor):
         x = im.detach().cpu()
@@ -277,4 +280,4 @@ def to_thumb(
     return im
 
 
-Image.Image.to_thumb = to_thumb
+Image.Image.to_thumb = to_thumb  # type: ignore[attr-defined]

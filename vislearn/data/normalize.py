@@ -32,7 +32,9 @@ def own_floats(
 
 
 class BatchTransform(Transform):
-    "A transform of a whole batch, in two steps: `plan` draws random numbers on the CPU, `apply` uses them on the batch's device."
+    """A transform of a whole batch, in two steps: `plan` draws random numbers on the CPU, `apply` uses them on the batch's
+    device.
+    """
 
     inplace = False  # whether `apply` overwrites its argument
 
@@ -41,14 +43,14 @@ class BatchTransform(Transform):
         n: int,  # pictures
         hw: tuple[int, int],  # their height and width
         rng: torch.Generator | None = None,  # the global one if not given
-    ) -> Tensor | None:  # (n,...)
+    ) -> Any:  # (n,...), or None
         "What to do with each of `n` pictures."
         return None
 
     def apply(
         self,
         x: Tensor,  # (n,c,h,w) float 0..1; uint8 too unless `inplace`
-        plan: Tensor | None,  # what `plan` answered
+        plan: Any,  # what `plan` answered
     ) -> Tensor:  # (n,c,*out_hw) float
         "`x` changed as planned."
         raise NotImplementedError
@@ -173,7 +175,7 @@ class Normalize(BatchTransform):
         std = torch.tensor(self.std, dtype=torch.float32, device=x.device)
         return mean[:, None, None], std[:, None, None]
 
-    def apply(self, x: Tensor, plan: None = None) -> Tensor:
+    def apply(self, x: Tensor, plan: Any = None) -> Tensor:
         mean, std = self._stats(x)
         if len(mean) > x.shape[1]:
             return (x - mean).div_(std)  # grey pictures for a network that takes colours

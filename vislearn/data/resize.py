@@ -56,7 +56,9 @@ _pad_modes = ('zeros', 'border', 'reflection')
 
 
 class ItemGeometry(Transform):
-    "A transform that moves pixels, in two steps: `plan` draws random numbers, `apply` uses them, and `source_matrix` says where pixels go."
+    """A transform that moves pixels, in two steps: `plan` draws random numbers and `apply` uses them; `source_matrix` says
+    where pixels come from.
+    """
 
     def plan(
         self,
@@ -98,9 +100,10 @@ class ItemGeometry(Transform):
             rng = rng or random.Random(random.random())
         if isinstance(x, Image.Image):
             return to_pil(self(to_tensor(x), rng, trail))
-        plan = self.plan(*x.shape[-2:], rng)
+        h, w = x.shape[-2:]
+        plan = self.plan(h, w, rng)
         if trail is not None:
-            trail.append(self.source_matrix(plan, x.shape[-2:]))
+            trail.append(self.source_matrix(plan, (h, w)))
         return self.apply(x, plan)
 
 
@@ -131,7 +134,7 @@ class Resize(CropTransform):
 
     def __init__(
         self,
-        size: int | tuple[int, int],  # pixels, or (height, width)
+        size: int | Sequence[int],  # pixels, or (height, width)
         method: str = 'crop',  # 'crop', 'squish' or 'pad'
         pad_mode: str = 'reflection',  # 'zeros', 'border' or 'reflection'
         where: str = 'random',  # 'random' or 'center'; validation always takes the center
@@ -179,7 +182,7 @@ class RandomResizedCrop(CropTransform):
 
     def __init__(
         self,
-        size: int | tuple[int, int],  # pixels, or (height, width)
+        size: int | Sequence[int],  # pixels, or (height, width)
         min_scale: float = 0.08,  # smallest share of the area, 0-1
         ratio: tuple[float, float] = (3 / 4, 4 / 3),  # range of width/height of the box
         val_xtra: float = 0.14,  # validation resizes to this much more than `size` and takes the middle
@@ -215,11 +218,13 @@ class RandomResizedCrop(CropTransform):
 
 
 class SquishCrop(CropTransform):
-    "The whole picture squeezed to `size` + `extra` pixels and cut to `size` in the middle: `RandomResizedCrop` in validation."
+    """The whole picture squeezed to `size` + `extra` pixels and cut to `size` in the middle: `RandomResizedCrop` in
+    validation.
+    """
 
     def __init__(
         self,
-        size: int | tuple[int, int],  # pixels, or (height, width)
+        size: int | Sequence[int],  # pixels, or (height, width)
         extra: int = 0,  # pixels added to both sides of `size` before cutting
     ):
         self.size = size_hw(size)
@@ -237,7 +242,7 @@ class CropPad(CropTransform):
 
     def __init__(
         self,
-        size: int | tuple[int, int],  # pixels, or (height, width)
+        size: int | Sequence[int],  # pixels, or (height, width)
         pad_mode: str = 'zeros',  # 'zeros', 'border' or 'reflection'
     ):
         self.size = size_hw(size)

@@ -109,5 +109,5 @@ def show_images(
 ) -> None:
     "Draw pictures in a grid, nearly square unless rows or columns are given."
     axs = get_grid(len(ims), nrows, ncols, figsize, imsize)
-    for im, title, ax in zip(ims, titles or [None] * len(ims), axs, strict=True):
-        show_image(im, ax, title=title)
+    for i, (im, ax) in enumerate(zip(ims, axs, strict=True)):
+        show_image(im, ax, title=None if titles is None else titles[i])
