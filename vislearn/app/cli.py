@@ -17,6 +17,7 @@ from typing import Any
 from fastcore.script import anno_parser
 
 from .predict import bench, evaluate, export, info, predict
+from .serve import serve
 
 # %% ../../nbs/app/09_cli.ipynb #8a4788e4
 def _picture(file: Path) -> None:
@@ -120,6 +121,7 @@ verbs: dict[str, Callable] = {
     'export': export,
     'info': info,
     'bench': bench,
+    'serve': serve,
 }
 
 
