@@ -48,6 +48,10 @@ SGD: params lr mom wd decouple_wd
 RMSProp: params lr mom sqr_mom eps wd decouple_wd
 Lamb: params lr mom sqr_mom eps wd decouple_wd
 ranger: params lr mom wd eps k alpha
+RAdam: params lr mom sqr_mom eps wd decouple_wd
+QHAdam: params lr mom sqr_mom nu_1 nu_2 eps wd decouple_wd
+Larc: params lr mom clip trust_coeff eps wd
+Lookahead: opt k alpha
 OptimWrapper: params opt
 set_seed: reproducible
 no_random: default_device: use

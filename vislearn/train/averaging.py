@@ -52,7 +52,7 @@ class EMA(Callback):
 
     def after_step(self, learn):
         self.n += 1
-        torch._foreach_lerp_(self.shadow, self._tensors(learn), 1 - self.rate(self.n))
+        torch._foreach_lerp_(self.shadow or [], self._tensors(learn), 1 - self.rate(self.n))
 
     def swap(self, learn) -> None:
         "Exchange the model's weights with the average."

@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .tracking import TrackerCallback
 # %% ../../nbs/train/17_checkpoint.ipynb #b15ba8de
 def get_rng_state() -> dict[str, Any]:
     "The states of all global random number generators, as plain data."
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple, np.random.get_state())
     return {
         'python': random.getstate(),
         'numpy': (name, keys.tolist(), *rest),

@@ -73,7 +73,7 @@ class Hook:
         self.remove()
 
 
-class Hooks(list):
+class Hooks(Sequence):
     "A hook for each of several modules, in their order."
 
     def __init__(
@@ -84,7 +84,13 @@ class Hooks(list):
         detach: bool = True,  # inputs and outputs without their graph
         cpu: bool = False,  # and on the CPU
     ):
-        super().__init__(Hook(m, hook_func, is_forward=is_forward, detach=detach, cpu=cpu) for m in ms)
+        self.hooks = [Hook(m, hook_func, is_forward=is_forward, detach=detach, cpu=cpu) for m in ms]
+
+    def __len__(self):
+        return len(self.hooks)
+
+    def __getitem__(self, i):
+        return self.hooks[i]
 
     @property
     def stored(self) -> list[Any]:

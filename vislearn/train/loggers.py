@@ -30,7 +30,6 @@ class CSVLogger(Callback):
 
     order = 60
     in_trials = False
-    file: Path | None = None  # known from the first fit on
 
     def __init__(
         self,
@@ -38,6 +37,7 @@ class CSVLogger(Callback):
         append: bool = False,  # to an existing file; else a new run replaces it
     ):
         self.fname = Path(fname)
+        self.file = self.fname  # in `learn.path` from the first fit on
         self.append = append
 
     def before_fit(self, learn):

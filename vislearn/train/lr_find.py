@@ -166,5 +166,6 @@ def suggest_lrs(
             'Try more batches (num_it) or a wider range (start_lr, end_lr)',
             stacklevel=3,
         )
-    SuggestedLRs = namedtuple('SuggestedLRs', [f.__name__ for f in funcs])
+    names = [f.__name__ for f in funcs]
+    SuggestedLRs = namedtuple('SuggestedLRs', names)  # type: ignore[misc]  # mypy knows literal names only
     return SuggestedLRs(*(None if problem else float(f(lrs, kept)) for f in funcs))

@@ -9,9 +9,9 @@ __all__ = ['OptFunc', 'OPTIMIZERS', 'HYPERS', 'torch_groups', 'Adam', 'SGD', 'RM
 
 # %% ../../nbs/train/10_optim.ipynb #19f0743a
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -67,34 +67,37 @@ class _Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(
         self,
-        closure: Callable[[], Tensor] | None = None,  # computes the loss again, for those who need it
-    ) -> Tensor | None:
+        closure: Callable[[], Any] | None = None,  # computes the loss again, for those who need it
+    ) -> Any:  # the loss of `closure`
         "Move every parameter that has a gradient."
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for ps in self._alike(group['params']):
-                self._move(group, ps, [_same_layout(p.grad, p) for p in ps])
+            for ps, grads in self._alike(group['params']):
+                self._move(group, ps, grads)
         return loss
 
-    def _alike(self, params: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-        "The parameters with a gradient, in lists of one device and dtype."
-        kinds: dict[tuple, list[nn.Parameter]] = {}
+    def _alike(self, params: Iterable[Tensor]) -> Iterable[tuple[list[Tensor], list[Tensor]]]:
+        "The parameters that have gradients, and these, in lists of one device and dtype."
+        kinds: dict[tuple, tuple[list[Tensor], list[Tensor]]] = {}
         for p in params:
-            if p.grad is not None:
-                kinds.setdefault((p.device, p.dtype), []).append(p)
-        yield from kinds.values()
+            if p.grad is None:
+                continue
+            ps, grads = kinds.setdefault((p.device, p.dtype), ([], []))
+            ps.append(p)
+            grads.append(_same_layout(p.grad, p))
+        return kinds.values()
 
-    def _buffers(self, ps: list[nn.Parameter], name: str) -> list[Tensor]:
+    def _buffers(self, ps: list[Tensor], name: str) -> list[Tensor]:
         "The state `name` of each parameter, zeros at first."
         for p in ps:
             s = self.state[p]
             s[name] = _same_layout(s[name], p) if name in s else torch.zeros_like(p)
         return [self.state[p][name] for p in ps]
 
-    def _steps(self, ps: list[nn.Parameter]) -> list[Tensor]:
+    def _steps(self, ps: list[Tensor]) -> list[Tensor]:
         "The number of steps of each parameter, this one included, as tensors () on its device."
         for p in ps:
             self.state[p].setdefault('step', torch.zeros((), device=p.device))
@@ -102,15 +105,15 @@ class _Optimizer(torch.optim.Optimizer):
         torch._foreach_add_(steps, 1)
         return steps
 
-    def _decay(self, group: dict[str, Any], ps: list[nn.Parameter], grads: list[Tensor]) -> list[Tensor]:
+    def _decay(self, group: dict[str, Any], ps: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
         "Apply weight decay to the parameters, or to the gradients that are returned."
         wd = group['weight_decay']
         if wd and group['decoupled_weight_decay']:
             torch._foreach_mul_(ps, 1 - group['lr'] * wd)
             return grads
-        return torch._foreach_add(grads, ps, alpha=wd) if wd else grads
+        return list(torch._foreach_add(grads, ps, alpha=wd)) if wd else grads
 
-    def _move(self, group: dict[str, Any], ps: list[nn.Parameter], grads: list[Tensor]) -> None:
+    def _move(self, group: dict[str, Any], ps: list[Tensor], grads: list[Tensor]) -> None:
         "Take one step with parameters of one kind."
         raise NotImplementedError
 
@@ -272,8 +275,14 @@ def RAdam(
     decouple_wd: bool = True,  # apart from the gradient; False adds wd*p to it
 ) -> torch.optim.Optimizer:
     "torch's RAdam: no scaling in the first steps, while the mean square is a poor estimate (Liu et al. 2019)."
-    decay = {'weight_decay': wd, 'decoupled_weight_decay': decouple_wd}
-    return torch.optim.RAdam(torch_groups(params), lr=lr, betas=(mom, sqr_mom), eps=eps, **decay)
+    return torch.optim.RAdam(
+        torch_groups(params),
+        lr=lr,
+        betas=(mom, sqr_mom),
+        eps=eps,
+        weight_decay=wd,
+        decoupled_weight_decay=decouple_wd,
+    )
 
 
 def Lamb(
@@ -297,13 +306,21 @@ def Larc(
     clip: bool = True,  # a layer's rate is at most `lr`
     trust_coeff: float = 0.02,  # a layer's step over the size of its weights
     eps: float = 1e-8,
-    wd: float = 0.0,  # weight decay
+    wd: float = 0.0,  # weight decay, part of the gradient
 ) -> torch.optim.Optimizer:
     "timm's LARS with clipped rates: SGD whose rate for each layer follows the size of its weights (You et al. 2017)."
     from timm.optim import Lars
 
-    trust = {'trust_coeff': trust_coeff, 'trust_clip': clip, 'always_adapt': True}
-    return Lars(torch_groups(params), lr=lr, momentum=mom, eps=eps, weight_decay=wd, **trust)
+    return Lars(
+        torch_groups(params),
+        lr=lr,
+        momentum=mom,
+        eps=eps,
+        weight_decay=wd,
+        trust_coeff=trust_coeff,
+        trust_clip=clip,
+        always_adapt=True,
+    )
 
 
 def Lookahead(
@@ -370,7 +387,7 @@ def list_optimizers() -> list[str]:
     "The names that `opt_func=` takes: ours, then timm's."
     from timm.optim import list_optimizers
 
-    return [*OPTIMIZERS, *(name for name in list_optimizers() if name not in OPTIMIZERS)]
+    return [*OPTIMIZERS, *(str(name) for name in list_optimizers() if name not in OPTIMIZERS)]
 
 
 def get_opt_func(
@@ -413,7 +430,7 @@ def _opt_by_name(name: str, kwargs: Mapping) -> OptFunc:
 # %% ../../nbs/train/10_optim.ipynb #368da87c
 def is_several(
     o: Any,
-) -> bool:
+) -> TypeGuard[Iterable[Any]]:
     "Does `o` hold several values: a list, tuple, array or tensor of them?"
     return isinstance(o, (list, tuple)) or hasattr(o, '__iter__') and getattr(o, 'ndim', 0) > 0
 
@@ -454,11 +471,12 @@ def lr_list(
         return _spread(lr, n)
     if not is_several(lr):
         return [_rate(lr)] * n
-    if len(lr) != n:
+    rates = [_rate(o) for o in lr]
+    if len(rates) != n:
         raise ValueError(
-            f'{len(lr)} learning rates for {n} parameter groups: give one rate, slice(first, last), or {n} of them'
+            f'{len(rates)} learning rates for {n} parameter groups: give one rate, slice(first, last), or {n} of them'
         )
-    return [_rate(o) for o in lr]
+    return rates
 
 # %% ../../nbs/train/10_optim.ipynb #77e2d199
 def make_groups(
@@ -487,9 +505,9 @@ def make_groups(
     return res
 
 
-def _split_decay(group: Sequence[nn.Parameter], all_of_it: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def _split_decay(group: Iterable[nn.Parameter], all_of_it: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     "The parameters that weight decay is for, and the others: norms, biases, and what the model excludes."
-    excluded = getattr(group, 'no_wd', set())
+    excluded: set[int] = getattr(group, 'no_wd', set())
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for p in group:

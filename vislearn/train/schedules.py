@@ -313,10 +313,7 @@ class ParamScheduler(Callback):
 
     def before_batch(self, learn):
         for name, sched in self.scheds.items():
-            if isinstance(sched, (list, tuple)):
-                value = [f(learn.pct_train) for f in sched]
-            else:
-                value = sched(learn.pct_train)
+            value = sched(learn.pct_train) if callable(sched) else [f(learn.pct_train) for f in sched]
             set_hyper(learn.opt, name, value)
 
 # %% ../../nbs/train/12_schedules.ipynb #6cb4dcaf
