@@ -146,9 +146,7 @@ def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
 def _columns(engine: Any) -> list[str]:
     "The columns of a table of records: they are known before the first record is."
     vocab = getattr(engine.answer, 'vocab', [])
-    names = {'Category': ['label', 'index', 'prob'], 'MultiCategory': ['labels', 'indices'], 'Points': ['points']}
-    own = names.get(engine.answer.task, ['value', 'values'])
-    return ['item', *own, *(f'prob_{o}' for o in vocab), 'logits', 'error', 'message']
+    return ['item', *engine.answer.columns, *(f'prob_{o}' for o in vocab), 'logits', 'error', 'message']
 
 
 def _parquet(out: Path, rows: list[dict]) -> None:

@@ -45,7 +45,7 @@ def same_bytes(
     "Groups of sources with the same content, byte for byte."
     sizes = [_n_bytes(o) for o in sources]
     often = Counter(size for size in sizes if size)
-    maybe = [i for i, size in enumerate(sizes) if often[size] > 1]
+    maybe = [i for i, size in enumerate(sizes) if size and often[size] > 1]
     digests: list[str | None] = [None] * len(sources)
     with ThreadPoolExecutor(8) as ex:
         found = ex.map(content_sha256, [sources[i] for i in maybe])

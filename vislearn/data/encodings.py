@@ -72,7 +72,10 @@ _QUOTES = '\u2018\u2019\u201c\u201d'
 
 
 def _reads_well(text: str) -> bool:
-    "Could these be words of a Western language? Capitals begin words, signs stand outside of them, and some letters are plain."
+    """Could these be words of a Western language?
+
+    Capitals begin words, signs stand outside of words, and no longer word is without plain letters.
+    """
     for i, char in enumerate(text):
         if char.isascii() or char in _QUOTES:
             continue

@@ -20,8 +20,8 @@ from ..core import listify, suggest
 
 # %% ../../nbs/data/04_files.ipynb #1d05c32d
 image_extensions = set(
-    """.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .mpo .ppm .pgm .pbm .pnm
-                          .ico .tga .pcx .sgi .qoi""".split()
+    """.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .avif .heic .heif .jp2 .j2k .jpx .mpo
+    .ppm .pgm .pbm .pnm .ico .tga .pcx .sgi .qoi""".split()
 )  # lower case; the same on every machine
 
 # %% ../../nbs/data/04_files.ipynb #b4abe578

@@ -38,7 +38,7 @@ def parent_label(o: str | Path) -> str:
 # %% ../../nbs/data/05_labels.ipynb #5c9c1f1d
 @dataclass(frozen=True)
 class FolderLabeller:
-    """The first folder below `path` that a file is in, however deep the file lies; below one of `splits`, the first after it.
+    """The first folder below `path` that a file is in, however deep it lies; below one of `splits`, the next one.
 
     Of a file that is not below `path`, the folder that it is in.
     """
@@ -66,7 +66,7 @@ class FolderLabeller:
         files: Sequence[Path],  # the pictures in it, however deep
         splits: Sequence[str] = (),  # names of folders that may stand above those of the labels
     ) -> 'FolderLabeller':
-        "The labeller at the first level that tells files apart: below splits, and below a folder that all files are in."
+        "The labeller at the first level that tells files apart: below splits, and below a folder that holds all."
         labeller = cls(path)
         paths = [folders for folders in map(labeller.folders, files) if folders]
         names = {folders[0] for folders in paths}
@@ -244,7 +244,7 @@ def read_col(row: Any, col: str | int) -> Any:
     cols = _columns(row)
     try:
         if col in cols:
-            return getattr(row, col) if hasattr(row, '_fields') else row[col]
+            return getattr(row, str(col)) if hasattr(row, '_fields') else row[col]
         if isinstance(col, int):
             return row[cols[col]] if hasattr(row, 'keys') else row[col]
     except IndexError:
@@ -267,15 +267,15 @@ def split_labels(
 class ColReader:
     "Read one column of a row, or several as an `L`."
 
-    cols: str | int | Sequence  # name or position, or several
+    cols: str | int | Sequence[str | int]  # name or position, or several
     pref: str | Path = ''  # put before: a Path is joined to what is read
     suff: str = ''  # put after
     label_delim: str | None = None  # split here into a list of labels; never guessed
 
     def __call__(self, row: Any) -> Any:
-        if isinstance(self.cols, (list, tuple)):
-            return L(self._one(row, c) for c in self.cols)
-        return self._one(row, self.cols)
+        if isinstance(self.cols, (str, int)):
+            return self._one(row, self.cols)
+        return L(self._one(row, c) for c in self.cols)
 
     def _one(self, row: Any, col: str | int) -> Any:
         cell = read_col(row, col)

@@ -107,10 +107,10 @@ class RandomSubsetSplitter:
 # %% ../../nbs/data/06_split.ipynb #68b4088b
 @dataclass(frozen=True)
 class GrandparentSplitter:
-    """Items of a folder `train_name` train, those of `valid_name` validate, others are left out: `.../train/label/file`.
+    """Items `.../train_name/label/file` train, those of `valid_name` validate, others are left out.
 
-    Files that lie deeper, such as `train/label/camera/file`, are left out with a warning: their parent is not their label.
-    `ImageDataLoaders.from_folder` takes them.
+    Files that lie deeper, such as `train/label/camera/file`, are left out with a warning, as their parent is not their
+    label. `ImageDataLoaders.from_folder` takes them.
     """
 
     train_name: str | tuple[str, ...] = 'train'  # one name or several

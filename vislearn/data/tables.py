@@ -52,12 +52,12 @@ _KINDS_WITH_COMMA: Kinds = (_int, _float, _comma_float, _bool)  # where somethin
 
 def _typed(cells: Sequence[str], kinds: Kinds = _KINDS) -> list[Any]:
     "A column's cells as the narrowest type that fits all; None where they are empty."
-    for kind in (*kinds, str):
+    for kind in kinds:
         try:
             return [None if o == '' else kind(o) for o in cells]
         except ValueError:
             continue
-    return list(cells)
+    return [o or None for o in cells]
 
 # %% ../../nbs/data/21_tables.ipynb #03f62e78
 _SEP = re.compile(r'sep=(.)\r?\n')  # what Excel takes as a hint, and writes
@@ -70,7 +70,7 @@ def _split(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
 
 
 def _delimiter_of(text: str, usual: str) -> str:
-    "What is between the cells: the usual, or the one with which all rows have the same number of cells, several of them."
+    "What is between the cells: the usual, or the one with which all rows have the same number of several cells."
     rows = _split(text, usual)
     if len(rows[0][1]) > 1:
         return usual
@@ -138,7 +138,7 @@ class _Table:
         rows: list[tuple[int, list[str]]],  # numbered
         header: int | str | None,
     ):
-        skip = 0 if header == 'infer' else header
+        skip = header if header is None or isinstance(header, int) else 0
         self.names: list[Any] = list(range(len(rows[0][1])))
         if skip is not None:
             self.names = rows[skip][1]

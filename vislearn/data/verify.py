@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from fastcore.foundation import L
 
@@ -25,7 +26,8 @@ def what_is_wrong(fn: str | Path) -> str | None:
     try:
         open_image(fn)
     except ImageError as e:
-        return str(e).removeprefix(repr(os.fspath(fn))).strip().removeprefix('is not a usable picture: ')
+        reason = str(e).removeprefix(repr(os.fspath(fn))).strip()
+        return reason.removeprefix('is not a usable picture: ')
     return None
 
 # %% ../../nbs/data/15_verify.ipynb #826a2c46
@@ -37,11 +39,16 @@ def verify_image(fn: str | Path) -> bool:
 class BadImages(L):
     "Paths of files that can't be used; `reasons` says why, for each."
 
-    def __init__(self, items: Iterable = None, reasons: dict | None = None, n_seen: int = 0):
+    def __init__(
+        self,
+        items: Iterable | None = None,
+        reasons: dict | None = None,  # why each can't be used
+        n_seen: int = 0,  # how many files were looked at
+    ):
         super().__init__(items)
-        self.reasons, self.n_seen = dict(reasons or {}), n_seen  # n_seen: how many were looked at
+        self.reasons, self.n_seen = dict(reasons or {}), n_seen
 
-    def _new(self, items: Iterable, *args, **kwargs) -> L:
+    def _new(self, items: Iterable, *args: Any, **kwargs: Any) -> L:
         return L(items, *args, **kwargs)  # what `map` and slices give is a plain list
 
     def counts(self) -> dict[str, int]:
@@ -53,10 +60,11 @@ class BadImages(L):
         return write_csv(fname, [{'path': str(o), 'reason': self.reasons[o]} for o in self], ['path', 'reason'])
 
     def __repr__(self) -> str:
-        head = f'{len(self)} of {self.n_seen} files are no usable pictures'
-        return '\n'.join(
-            [head, *(f'  {str(f)!r}: {self.reasons[f]}' for f in self[:10]), *(['  ...'] if len(self) > 10 else [])]
-        )
+        lines = [f"{len(self)} of {self.n_seen} files can't be used as pictures"]
+        lines += [f'  {str(f)!r}: {self.reasons[f]}' for f in self[:10]]
+        if len(self) > 10:
+            lines.append('  ...')
+        return '\n'.join(lines)
 
     def _repr_html_(self) -> None:
         return None  # the text above says more than L's table
@@ -67,8 +75,8 @@ def verify_images(
     n_workers: int | None = None,  # threads; default: one for each core, 16 at most
 ) -> BadImages:  # of Path, in the order given
     "The files of `fns` that can't be opened and decoded to the end, each with the reason."
-    fns = [Path(o) for o in fns]
+    files = [Path(o) for o in fns]
     with ThreadPoolExecutor(n_workers or min(16, os.cpu_count() or 1)) as ex:
-        whys = list(progress_bar(ex.map(what_is_wrong, fns), len(fns), 'verifying'))
-    bad = {f: why for f, why in zip(fns, whys) if why}
-    return BadImages(list(bad), bad, len(fns))
+        found = list(progress_bar(ex.map(what_is_wrong, files), len(files), 'verifying'))
+    reasons = {f: why for f, why in zip(files, found) if why}
+    return BadImages(list(reasons), reasons, len(files))
