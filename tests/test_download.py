@@ -32,8 +32,8 @@ from vislearn.collect.download import URLs, download_url, download_urls, fetch, 
 from vislearn.collect.images import SearchError, download_images, picture_suffix, search_images_bing, search_images_ddg
 from vislearn.collect.samples import sample_data
 from vislearn.collect.urls import FetchError, Limits, clean_url, is_public, url_name
-from vislearn.data.decode import image_formats
-from vislearn.data.files import get_image_files, image_extensions
+from vislearn.data.decode import image_extensions, image_formats
+from vislearn.data.files import get_image_files
 from vislearn.data.verify import BadImages, verify_image, verify_images
 from vislearn.io import vislearn_home
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data.answers import Answer
-from ..data.decode import ImageError
+from ..data.decode import ImageError, image_extensions
 
 # %% ../../nbs/deploy/01_records.ipynb #736cac7f
 RECORD_VERSION = 1  # raised when the meaning of a key changes
@@ -122,8 +122,6 @@ def _expand(o: Any, position: int, *, column: str, urls: bool, stdin: Iterable[s
 
 def _pictures_in(folder: str) -> Iterator[Path]:
     "The picture files below a folder, hidden ones left out, sorted within each folder."
-    from vislearn.data.files import image_extensions
-
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(('.', '__MACOSX')))
         for f in sorted(files):
