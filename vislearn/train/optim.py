@@ -83,11 +83,15 @@ class _Optimizer(torch.optim.Optimizer):
         "The parameters that have gradients, and these, in lists of one device and dtype."
         kinds: dict[tuple, tuple[list[Tensor], list[Tensor]]] = {}
         for p in params:
-            if p.grad is None:
+            grad = p.grad
+            if grad is None:
                 continue
-            ps, grads = kinds.setdefault((p.device, p.dtype), ([], []))
+            kind = (p.device, p.dtype)
+            if kind not in kinds:
+                kinds[kind] = ([], [])
+            ps, grads = kinds[kind]
             ps.append(p)
-            grads.append(_same_layout(p.grad, p))
+            grads.append(_same_layout(grad, p))
         return kinds.values()
 
     def _buffers(self, ps: list[Tensor], name: str) -> list[Tensor]:
