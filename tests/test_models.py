@@ -9,8 +9,11 @@ from torch import nn
 from vislearn.fastai_names import ConvLayer, Module, NormType, xresnet18, xresnet50
 from vislearn.models import weights
 from vislearn.models.archs import LazyModel
+from vislearn.models.backbone import adapt_input, make_backbone
+from vislearn.models.body import main_output
 from vislearn.models.create import create_model
 from vislearn.models.groups import param_groups
+from vislearn.models.layers import is_batch_norm, is_norm, norm_params
 from vislearn.models.names import list_models
 from vislearn.models.vision_model import VisionModel
 from vislearn.models.weights import WeightsError, load_state, offline_weights
@@ -447,3 +450,151 @@ def test_xresnets():
     assert sum(p.numel() for p in xresnet50().parameters()) == 25_576_264  # as timm's resnet50d, the same design
     model = create_model(xresnet18, 3, pretrained=False).eval()
     assert model.features(torch.rand(2, 3, 32, 32)).shape == (2, 1024)
+
+
+@pytest.mark.parametrize('arch', ['tresnet_m', 'csatv2', 'crossvit_9_240', 'coat_tiny', 'efficientvim_m1'])
+def test_networks_with_unusual_stems_or_several_maps(arch):
+    model = make(arch)
+    with torch.no_grad():
+        feats = model.features(pictures(model))
+        assert len(feats) == 2 and feats.shape[1] in (
+            model.body.nf,
+            2 * model.body.nf,
+        )  # concatenated pools double maps
+        assert model.classify(feats).shape == (2, 3)
+
+
+@pytest.mark.parametrize('arch', ['repvgg_a0', 'mobileone_s0', 'fastvit_t8', 'crossvit_9_240', 'tresnet_m'])
+@pytest.mark.parametrize('n_in', [1, 4])
+def test_every_first_convolution_takes_other_numbers_of_channels(arch, n_in):
+    "An adapted network gives for one channel, or with further ones, what the original gives for three."
+    torch.manual_seed(0)
+    net = make_backbone(arch, pretrained=False).net.eval()
+    size = max(net.pretrained_cfg['input_size'][1:])
+    x = torch.rand(1, 3, size, size)
+    if n_in == 1:
+        x = x[:, :1].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        before = net.forward_head(net.forward_features(x), pre_logits=True)
+        adapt_input(net, n_in)
+        wide = torch.cat([x, torch.rand(1, 1, size, size)], 1)
+        after = net.forward_head(net.forward_features(x[:, :1] if n_in == 1 else wide), pre_logits=True)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stem_that_cannot_be_adapted_says_so():
+    with pytest.raises(ValueError, match="CSATv2 can't be adapted from 3 to 1 channels"):
+        make('csatv2', n_in=1)
+
+
+def test_stages_of_a_network_whose_own_groups_leave_something_out():
+    model = make('rdnet_tiny', groups='stages')
+    groups = model.param_groups()
+    assert len(groups) > 2 and sum(map(len, groups)) == len([*model.parameters()])
+
+
+@pytest.mark.filterwarnings('ignore:The default weight init')
+@pytest.mark.parametrize('name', ['googlenet', 'inception_v3'])
+def test_helper_heads_of_training_are_left_out(name):
+    import torchvision
+
+    net = torchvision.models.get_model(name, weights=None, num_classes=3, init_weights=False)
+    out = net.train()(torch.rand(2, 3, 299, 299))
+    assert torch.is_tensor(main_output(out)) and main_output(out).shape == (2, 3)
+    assert main_output(out) is out.logits and main_output((1, 2)) == (1, 2)
+
+
+@pytest.mark.filterwarnings('ignore:The default weight init')
+def test_transform_input_survives_a_rebuild(monkeypatch, tmp_path):
+    import torchvision
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    file = tmp_path / 'checkpoints' / Path(torchvision.models.GoogLeNet_Weights.DEFAULT.url).name
+    file.parent.mkdir()
+    torch.save(torchvision.models.googlenet(weights=None, init_weights=False).state_dict(), file)
+    model = create_model('tv:googlenet', 2).eval()
+    again = create_model(**model.config()).eval()
+    again.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    assert model.body.net.transform_input and again.body.net.transform_input
+
+
+def test_body_and_head_by_position():
+    model = make('test_resnet')
+    x = torch.rand(2, 3, 64, 64)
+    assert model[0] is model.body and model[1] is model[-1] is model.head and len(model) == 2
+    assert torch.equal(model[:1](x), model.body(x)) and torch.equal(model[:](x), model(x))
+    assert model[1][-1].out_features == 3
+    model[1][-1] = nn.Linear(512, 5)
+    assert model(x).shape == (2, 5)
+    model[-1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 7))
+    assert model(x).shape == (2, 7) and model.features(x).shape == (2, 96)
+    with pytest.raises(IndexError):
+        model[2]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda m: m[1].__setitem__(-1, nn.Linear(512, 5)),
+        lambda m: m[1].__setitem__(5, nn.GELU()),
+        lambda m: setattr(m, 'head', nn.Sequential(nn.Flatten(), nn.Linear(96, 3))),
+        lambda m: nn.utils.parametrizations.weight_norm(m[1][-1]),
+    ],
+)
+def test_a_changed_model_has_no_config(change):
+    model = make('test_resnet')
+    assert model.config() is not None
+    change(model)
+    assert model.config() is None
+
+
+def test_numbers_of_numpy_become_plain():
+    import numpy as np
+
+    model = make(
+        'test_resnet',
+        n_out=np.int64(2),
+        n_in=np.int32(1),
+        ps=np.array([0.1, 0.2]),
+        lin_ftrs=np.array([16]),
+        y_range=(np.float32(0), np.float64(5)),
+        layer_decay=np.float64(0.5),
+        arch_kwargs={'drop_rate': np.float32(0.25)},
+    )
+    config = model.config()
+    assert config['lin_ftrs'] == [16] and config['y_range'] == (0.0, 5.0) and config['n_out'] == 2
+
+    def leaves(o):
+        if isinstance(o, dict):
+            o = list(o.values())
+        return [v for x in o for v in leaves(x)] if isinstance(o, (list, tuple)) else [o]
+
+    assert {type(o) for o in leaves(config)} <= {int, float, str, bool, type(None)}
+    assert make('test_resnet', n_out=3.0).config()['n_out'] == 3
+    with pytest.raises(TypeError, match='n_out must be a whole number; got 2.5'):
+        make('test_resnet', n_out=2.5)
+
+
+def test_models_are_made_on_the_cpu_in_float32_whatever_the_defaults_are():
+    wanted = [(p.shape, p.dtype, p.device) for p in make('test_resnet').state_dict().values()]
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device('meta')
+        model = make('test_resnet')
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device('cpu')
+    assert [(p.shape, p.dtype, p.device) for p in model.state_dict().values()] == wanted
+    with torch.inference_mode():
+        model = make('test_resnet')
+    model(torch.rand(2, 3, 64, 64)).sum().backward()
+
+
+def test_what_counts_as_a_normalisation():
+    net = nn.Sequential(nn.GroupNorm(1, 4), nn.RMSNorm(4), nn.InstanceNorm2d(4, affine=True), nn.Linear(4, 4))
+    assert len(norm_params(net)) == 5
+    assert [is_norm(m) for m in net] == [True, True, True, False]
+    assert is_batch_norm(nn.SyncBatchNorm(4)) and not is_batch_norm(nn.LayerNorm(4))

@@ -43,7 +43,8 @@ def probe(
 
 
 def _is_close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    "The same up to rounding, measured by the largest number: features of a new network may all be tiny."
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())
 
 
 def _is_mean(pooled: Tensor, fmap: Tensor | Sequence[Tensor]) -> bool:
