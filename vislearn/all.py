@@ -44,7 +44,8 @@ from PIL import Image
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
-from .clean.audit import DataAudit, cross_validate
+from .clean.audit import DataAudit
+from .clean.folds import cross_validate
 from vislearn.collect.download import (
     Download,
     DownloadReport,

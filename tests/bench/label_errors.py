@@ -15,7 +15,7 @@ from sides import need_data, options
 
 
 def one_round(files: list[Path], share: float, size: int, seed: int) -> dict[str, float]:
-    from vislearn.clean.audit import cross_validate, find_label_errors
+    from vislearn.clean.folds import cross_validate, find_label_errors
     from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock
     from vislearn.data.labels import parent_label
     from vislearn.data.resize import Resize
