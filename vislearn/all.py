@@ -76,6 +76,7 @@ from vislearn.core import (
     listify,
     set_seed,
 )
+from .data.adapters import DatasetAdapter, Labelled, LazyPicture
 from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
 from vislearn.data.block import (
     CategoryBlock,
@@ -108,7 +109,7 @@ from vislearn.data.resize import (
     ResizeMethod,
 )
 from .data.show import get_grid, show_image, show_images, subplots
-from .data.sources import ImageDataLoaders, Labelled, LazyPicture
+from .data.sources import ImageDataLoaders, LoaderOptions
 from vislearn.data.split import (
     ColSplitter,
     EndSplitter,

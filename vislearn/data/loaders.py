@@ -478,6 +478,21 @@ class DataLoaders:
         for t in waiting:
             t.measure(xb)
 
+    @classmethod
+    def from_dblock(
+        cls,
+        dblock: Any,  # a DataBlock
+        source: Any,  # what its get_items takes
+        path: str | Path = '.',  # where models and exports are saved
+        bs: int = 64,  # pictures per batch
+        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        shuffle: bool = True,  # a new training order each epoch
+        device: str | torch.device | None = None,  # None chooses
+        seed: int | None = None,  # of order and augmentation
+    ) -> 'DataLoaders':
+        "Data loaders of a data block: fastai's name for `dblock.dataloaders(source)`."
+        return dblock.dataloaders(source, path, bs, val_bs, shuffle, device=device, seed=seed)
+
     @property
     def train(self) -> Loader:
         "The training loader."

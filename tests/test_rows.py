@@ -1,0 +1,145 @@
+"Rows of a table, folders and single pictures, wherever items are taken: read as the rows of training were, also after an export."
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+from tiny import make_pictures, tiny_net
+
+from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock
+from vislearn.data.labels import ColReader
+from vislearn.data.resize import Resize
+from vislearn.data.sources import ImageDataLoaders
+from vislearn.data.split import RandomSplitter
+from vislearn.learner import Learner, load_learner, vision_learner
+
+SMALL = {'item_tfms': Resize(32), 'bs': 8, 'seed': 0, 'num_workers': 0, 'device': 'cpu'}
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp('pictures'), 6)
+
+
+@pytest.fixture(scope='module')
+def df(pictures):
+    files = sorted(pictures.rglob('*.png'))
+    names = [f.relative_to(pictures).with_suffix('').as_posix() for f in files]
+    return pd.DataFrame({'label': [f.parent.name for f in files], 'name': names})
+
+
+def from_df(pictures, df):
+    return ImageDataLoaders.from_df(df, pictures, fn_col='name', label_col='label', suff='.png', **SMALL)
+
+
+def from_csv(pictures, df):
+    df.to_csv(pictures / 'labels.csv', index=False)
+    return ImageDataLoaders.from_csv(pictures, fn_col='name', label_col='label', suff='.png', **SMALL)
+
+
+def from_block(pictures, df):
+    db = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_x=ColReader('name', pref=pictures, suff='.png'),
+        get_y=ColReader('label'),
+        splitter=RandomSplitter(seed=0),
+        item_tfms=Resize(32),
+    )
+    return db.dataloaders(df, path=pictures, bs=8, seed=0, num_workers=0, device='cpu')
+
+
+@pytest.fixture(params=[from_df, from_csv, from_block], ids=lambda f: f.__name__)
+def learn(request, pictures, df):
+    dls = request.param(pictures, df)
+    return vision_learner(dls, 'resnet18', pretrained=False, metrics=[], default_cbs=False)
+
+
+def test_rows_are_read_as_in_training(learn, pictures, df):
+    files = [pictures / f'{name}.png' for name in df['name']]
+    want = learn.get_preds(dl=learn.dls.test_dl(files))[0]
+    assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(df))[0], want)
+    assert torch.equal(learn.get_preds(dl=learn.dls.test_dl(df.to_dict('records')))[0], want)
+    one = learn.dls.test_dl(df.iloc[3])
+    assert len(one) == 1 and torch.allclose(learn.get_preds(dl=one)[0][0], want[3], atol=1e-5)
+    for row in (df.iloc[3], df.iloc[3].to_dict(), next(df.iloc[3:].itertuples())):
+        assert torch.allclose(learn.predict(row)[2], want[3], atol=1e-5)
+    many = learn.predict_batch(df)
+    assert torch.allclose(torch.stack([o[2] for o in many]), want, atol=1e-5)
+    labelled = learn.dls.test_dl(df, with_labels=True)
+    assert [learn.dls.target.decode(y) for y in labelled.dataset.y] == list(df['label'])
+
+
+def test_an_export_reads_rows(learn, df, tmp_path):
+    want = learn.get_preds(dl=learn.dls.test_dl(df))[0]
+    again = load_learner(learn.export(tmp_path / 'm.pkl'))
+    assert torch.equal(again.get_preds(dl=again.dls.test_dl(df))[0], want)
+    assert torch.allclose(again.predict(df.iloc[3])[2], want[3], atol=1e-5)
+    copied = copy.deepcopy(learn)
+    assert torch.equal(copied.get_preds(dl=copied.dls.test_dl(df))[0], want)
+
+
+def test_a_folder_and_one_picture(pictures, df):
+    dls = from_df(pictures, df)
+    assert len(dls.test_dl(pictures / 'red').items) == 6
+    assert len(dls.test_dl(str(pictures)).items) == 18
+    one = dls.test_dl(pictures / 'red' / 'red_00.png')
+    assert one.one_batch()[0].shape == (1, 3, 32, 32)
+
+
+def test_rows_without_a_table_are_told_what_to_give(pictures, df):
+    dls = ImageDataLoaders.from_path_func(pictures, sorted(pictures.rglob('*.png')), lambda f: f.parent.name, **SMALL)
+    with pytest.raises(TypeError, match="which column names the file.*df\\['name'\\]"):
+        dls.test_dl(df).one_batch()
+    with pytest.raises(TypeError, match='which column names the file'):
+        Learner(dls, tiny_net(), default_cbs=False).predict(df.iloc[0])
+    with pytest.raises(TypeError, match='items are a list'):
+        dls.test_dl(3)
+
+
+def test_columns_as_fastai_takes_them(pictures, df):
+    files = [pictures / f'{name}.png' for name in df['name']]
+    db = DataBlock.from_columns((ImageBlock, CategoryBlock), splitter=RandomSplitter(seed=0), item_tfms=Resize(32))
+    dls = db.dataloaders((files, list(df['label'])), bs=4, seed=0, num_workers=0)
+    assert dls.vocab == ['blue', 'green', 'red'] and dls.train.n == 15
+    with pytest.raises(ValueError, match='different lengths'):
+        db.datasets((files, [1]))
+
+
+def test_calls_of_fastais_tutorials(pictures, df):
+    files = [pictures / f'{name}.png' for name in df['name']]
+    common = {'get_items': lambda fs: fs, 'splitter': RandomSplitter(seed=0), 'item_tfms': Resize(32)}
+    db = DataBlock((ImageBlock, CategoryBlock), n_inp=1, get_y=[lambda f: f.parent, lambda p: p.name], **common)
+    dls = ImageDataLoaders.from_dblock(db, files, bs=4, seed=0)
+    assert dls.vocab == ['blue', 'green', 'red'] and dls.n == 15 and dls.n_inp == 1
+    weights = [1.0 if f.parent.name == 'red' else 0.0 for f in db.datasets(files).train.items]
+    for weighted in (
+        db.weighted_dataloaders(files, weights, bs=4),
+        db.datasets(files).weighted_dataloaders(weights, 4),
+    ):
+        assert {weighted.vocab[y] for y in weighted.train.one_batch()[1]} == {'red'}
+    assert db.datasets(files).dataloaders(bs=4, seed=0).one_batch()[0].shape == (4, 3, 32, 32)
+    with pytest.raises(ValueError, match='n_inp=2'):
+        DataBlock((ImageBlock, CategoryBlock), n_inp=2)
+    x, y = dls.train_ds[0]
+    x.show()
+    assert dls.after_batch is dls.train.batch_tfms
+    b = dls.one_batch()
+    dls.show_batch(b)
+    assert dls.show_batch(b, max_n=2) is None
+    (picture, label), *_ = dls.decode_batch(b)
+    assert picture.shape == (3, 32, 32) and label == dls.vocab[b[1][0]]
+    assert torch.equal(dls.train.decode((b[0],))[0], dls.train.decode(b[0]))
+
+
+@pytest.mark.parametrize('bs', [8.0, '8', torch.tensor(8)])
+def test_bs_of_other_kinds(pictures, df, bs):
+    assert (
+        ImageDataLoaders.from_df(df, pictures, fn_col=1, label_col=0, suff='.png', bs=bs, item_tfms=Resize(8)).bs == 8
+    )
+
+
+@pytest.mark.parametrize('bs', [8.5, 'many', [8]])
+def test_bs_that_is_no_number_of_pictures(pictures, df, bs):
+    with pytest.raises((TypeError, ValueError), match='bs is a whole number'):
+        ImageDataLoaders.from_df(df, pictures, fn_col=1, label_col=0, suff='.png', bs=bs, item_tfms=Resize(8))
