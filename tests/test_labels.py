@@ -352,7 +352,7 @@ TABLE = 'name;kind\n{0};Käse\n{1};Brötchen\n{2};crème brûlée\n'
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'cp1252', 'mac_roman'])
 @pytest.mark.parametrize('first', ['', 'sep=;\n'], ids=['plain', 'sep'])
-@pytest.mark.parametrize('newline', ['\n', '\r\n'], ids=['unix', 'windows'])
+@pytest.mark.parametrize('newline', ['\n', '\r\n', '\r'], ids=['unix', 'windows', 'mac'])
 def test_spreadsheets(eight, encoding, first, newline):
     text = first + TABLE.format(*(f.name for f in eight))
     table = eight[0].parent / 'labels.csv'
@@ -390,6 +390,14 @@ def test_decimal_commas_and_workbooks(tmp_path):
     (tmp_path / 'book.csv').write_bytes(b'PK\x03\x04' + bytes(50))
     with pytest.raises(ValueError, match='Excel workbook.*save it as CSV'):
         read_table(tmp_path / 'book.csv')
+
+
+def test_what_spreadsheets_leave_at_the_edges(tmp_path):
+    (tmp_path / 't.csv').write_text('name,kind,,\na,x,,\n,,,\nb,y,,\n')
+    assert read_table(tmp_path / 't.csv') == [{'name': 'a', 'kind': 'x'}, {'name': 'b', 'kind': 'y'}]
+    (tmp_path / 't.csv').write_text('name,kind,,\na,x,1,2\n')
+    with pytest.raises(ValueError, match='two columns of one name'):
+        read_table(tmp_path / 't.csv')
 
 
 # answers

@@ -216,6 +216,8 @@ def plain_label(
     """
     if type(o) in (int, float, bool):
         return o
+    if type(o) is str:
+        return _plain_text(o)
     parts = elements_of(o)
     if parts is not None:
         if len(parts) != 1:

@@ -60,7 +60,7 @@ def _typed(cells: Sequence[str], kinds: Kinds = _KINDS) -> list[Any]:
     return [o or None for o in cells]
 
 # %% ../../nbs/data/21_tables.ipynb #03f62e78
-_SEP = re.compile(r'sep=(.)\r?\n')  # what Excel takes as a hint, and writes
+_SEP = re.compile(r'sep=(.)(\r\n|\n|\r)')  # what Excel takes as a hint, and writes
 
 
 def _split(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
@@ -143,10 +143,18 @@ class _Table:
         if skip is not None:
             self.names = rows[skip][1]
             rows = rows[skip + 1 :]
-        if len(set(self.names)) < len(self.names):
-            raise ValueError(f'it has two columns of one name: {self.names}')
+        rows = [(n, row) for n, row in rows if any(row)]
         self._check_sizes(rows)
         self.columns = list(zip(*(row for _, row in rows))) or [()] * len(self.names)
+        self._drop_empty_columns()
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f'it has two columns of one name: {self.names}')
+
+    def _drop_empty_columns(self) -> None:
+        "Leave out columns without a name and without anything in them, as spreadsheets write them at the right."
+        kept = [i for i, name in enumerate(self.names) if name != '' or any(self.columns[i])]
+        self.names = [self.names[i] for i in kept]
+        self.columns = [self.columns[i] for i in kept]
 
     def _check_sizes(self, rows: list[tuple[int, list[str]]]) -> None:
         for n, row in rows:
@@ -214,7 +222,7 @@ def folder_of(
 # %% ../../nbs/data/21_tables.ipynb #e5f2edb0
 def _lines(text: str) -> list[tuple[int, str]]:
     "The lines that are not empty, with their numbers."
-    return [(i, o.rstrip('\r')) for i, o in enumerate(text.split('\n'), 1) if o.strip()]
+    return [(i, o) for i, o in enumerate(re.split('\r\n|\n|\r', text), 1) if o.strip()]
 
 
 def distinct_names(

@@ -659,6 +659,16 @@ class MultiCategory(_Labels):
         y[[self._index(o) for o in _label_list(label)]] = 1.0
         return y
 
+    def encode_all(self, labels):  # (n,c) float
+        if self.encoded:
+            return super().encode_all(labels)
+        y = torch.zeros(len(labels), self.c, dtype=torch.float32, device='cpu')
+        found = [(i, self._index(o)) for i, label in enumerate(labels) for o in _label_list(label)]
+        if found:
+            rows, columns = zip(*found)
+            y[list(rows), list(columns)] = 1.0
+        return y
+
     def _zeros_and_ones(self, label: Any) -> Tensor:  # (c,) float
         values = _numbers(label)
         if len(values) != self.c:
@@ -761,6 +771,8 @@ def _with_share(label: Any, share: float) -> str:
 # %% ../../nbs/data/12_targets.ipynb #29989759
 def _numbers(label: Any) -> list[float]:
     "The numbers of one item, also where they are written as text; a `ValueError` if there is anything else."
+    if type(label) in (int, float):
+        return [_number(label)]
     parts = elements_of(label)
     if parts is None:
         return [_number(label)]
@@ -801,6 +813,17 @@ class Regression(Target):
 
     def encode(self, label):  # () or (c,) float
         return self._tensor(_numbers(label), label)
+
+    def encode_all(self, labels):  # (n,) or (n,c) float
+        return self._tensors([_numbers(o) for o in labels])
+
+    def _tensors(self, rows: list[list[float]]) -> Tensor:  # (n,) or (n,c) float
+        if any(len(row) != self.c for row in rows):
+            raise ValueError(f'expected {self.c} numbers for each item')
+        y = torch.tensor(rows, dtype=torch.float32, device='cpu').reshape(len(rows), self.c)
+        if not y.isfinite().all():
+            raise ValueError(f'expected {self.c} finite numbers for each item')
+        return y.flatten() if self.c == 1 else y
 
     def _tensor(self, numbers: list[float], label: Any) -> Tensor:  # () or (c,) float
         y = torch.tensor(numbers, dtype=torch.float32, device='cpu')
@@ -849,6 +872,9 @@ class Points(Regression):
     def encode(self, label):  # (k,2) float, pixels
         numbers = _coordinates(label)
         return self._tensor(numbers, label).reshape(-1, 2)
+
+    def encode_all(self, labels):  # (n,k,2) float, pixels
+        return self._tensors([_coordinates(o) for o in labels]).reshape(len(labels), self.c // 2, 2)
 
     def decide(self, probs):
         return probs.unflatten(-1, (-1, 2))  # (...,k,2), -1 to 1
