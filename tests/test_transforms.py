@@ -219,3 +219,24 @@ def test_grey_pictures_reach_a_network_for_colours():
     assert xb.shape == (12, 3, 8, 8)
     grey = xb * torch.tensor(imagenet_stats[1]).view(3, 1, 1) + torch.tensor(imagenet_stats[0]).view(3, 1, 1)
     torch.testing.assert_close(grey[:, 0], grey[:, 2])
+
+
+@pytest.mark.parametrize('what', ['dtype', 'device'])
+def test_item_transforms_do_not_depend_on_torchs_defaults(what):
+    tfms = [Resize(40, 'pad'), RandomResizedCrop(24), FlipItem(), DihedralItem(), lambda im: im.rotate(90)]
+    src = enc(SRC, 'JPEG', quality=95)
+    sides = []
+    for is_changed in (False, True):
+        trail: list[torch.Tensor] = []
+        try:
+            if is_changed and what == 'dtype':
+                torch.set_default_dtype(torch.float64)
+            elif is_changed:
+                torch.set_default_device('meta')
+            x = ItemPipeline(tfms[:-1])(src, item_rng(0, 0, 1), trail)
+            y = ItemPipeline(tfms)(src, item_rng(0, 0, 1))
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        sides.append((x, y, *trail))
+    assert all(torch.equal(a, b) for a, b in zip(*sides, strict=True))

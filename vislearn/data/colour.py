@@ -144,21 +144,31 @@ class Lighting(ColourTransform):
         return self._random(n, -most, most, rng, neutral=0.0).exp()
 
 
+def _alike(n: int, factor: float | Tensor, shift: float | Tensor) -> Tensor:  # (n,4,4)
+    "Matrices that change all channels alike."
+    rows: list[list[float | Tensor]] = [
+        [factor, 0, 0, shift],
+        [0, factor, 0, shift],
+        [0, 0, factor, shift],
+        [0, 0, 0, 1],
+    ]
+    return matrices(n, rows)
+
+
 class Brightness(Lighting):
     "Brighter or darker: add to the logits. `draw`: what mid-grey becomes, 0-1; .5 changes nothing."
 
     def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         least, most = 0.5 * (1 - self.max_lighting), 0.5 * (1 + self.max_lighting)
         shift = self._random(n, least, most, rng, neutral=0.5).logit()
-        return matrices(n, [[1, 0, 0, shift], [0, 1, 0, shift], [0, 0, 1, shift], [0, 0, 0, 1]])
+        return _alike(n, 1, shift)
 
 
 class Contrast(Lighting):
     "More or less contrast: multiply the logits. `draw`: the factor."
 
     def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        factor = self._factor(n, rng)
-        return matrices(n, [[factor, 0, 0, 0], [0, factor, 0, 0], [0, 0, factor, 0], [0, 0, 0, 1]])
+        return _alike(n, self._factor(n, rng), 0)
 
 
 class Saturation(Lighting):

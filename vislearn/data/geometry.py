@@ -437,7 +437,9 @@ class RandomResizedCropGPU(Geometry):
         m = 1 if self.batch else n
         bw, bh = self._sides(m, hw, rng)
         x, y = draw_uniform(m, -1, 1, rng), draw_uniform(m, -1, 1, rng)
-        return matrices(m, [[bw, 0, (1 - bw) * x], [0, bh, (1 - bh) * y], [0, 0, 1]]).expand(n, 3, 3)
+        x_shift, y_shift = (1 - bw) * x, (1 - bh) * y
+        rows = [[bw, 0, x_shift], [0, bh, y_shift], [0, 0, 1]]
+        return matrices(m, rows).expand(n, 3, 3)
 
     def valid(self) -> ResizeBatch | None:
         return None if self.size is None else ResizeBatch(self.size, self.valid_scale, self.ratio)

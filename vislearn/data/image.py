@@ -38,15 +38,17 @@ class Cut:
 
     def matrix(self) -> torch.Tensor:  # (3,3) float64
         "From pixels of the result to pixels of the original."
-        (l, t, w, h), (nh, nw), (pl, pt, *_) = self.box, self.size, self.pad
-        return torch.tensor(
-            [[w / nw, 0, l - pl * w / nw], [0, h / nh, t - pt * h / nh], [0, 0, 1]], dtype=torch.float64
-        )
+        left, top, w, h = self.box
+        y_step, x_step = h / self.size[0], w / self.size[1]  # pixels of the original per pixel of the result
+        x_start = left - self.pad[0] * x_step
+        y_start = top - self.pad[1] * y_step
+        rows = [[x_step, 0, x_start], [0, y_step, y_start], [0, 0, 1]]
+        return torch.tensor(rows, dtype=torch.float64, device='cpu')
 
 
 def _pad_index(n: int, before: int, after: int, mode: str) -> torch.Tensor:
     "Positions (before+n+after,) that repeat or mirror `n` pixels beyond their ends."
-    i = torch.arange(-before, n + after)
+    i = torch.arange(-before, n + after, device='cpu')
     if mode == 'border' or n == 1:
         return i.clamp(0, n - 1)
     return (n - 1) - ((i % (2 * n - 2)) - (n - 1)).abs()  # mirrored without repeating the edge
