@@ -10,6 +10,7 @@ from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
 import vislearn.all as v
+from vislearn.fastai_names import NotHere
 
 NAMES = """
 Learner: dls model loss_func opt_func lr splitter cbs metrics path model_dir wd wd_bn_bias train_bn moms default_cbs
@@ -106,10 +107,11 @@ def differences() -> str:
 
 
 def lookup(name):
+    "What has this name here; None for a stand-in that says what to use instead."
     o = v
     for a in name.split('.'):
         o = getattr(o, a, None)
-    return o
+    return None if isinstance(o, NotHere) else o
 
 
 def test_the_list_is_read_as_meant():

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from vislearn.train.events import EVENTS, Callback, CancelBatchException, CancelStepException, on
-from vislearn.train.loop import NonFiniteLoss, TrainLoop, resolve_precision
+from vislearn.train.loop import TrainLoop
+from vislearn.train.precision import resolve_precision
+from vislearn.train.safety import NonFiniteLoss
 
 x = torch.randn(96, 4)
 y = (x.sum(1) > 0).long()

@@ -14,13 +14,15 @@ from vislearn.data.split import RandomSplitter
 from vislearn.fastai_names import FocalLossFlat, L1LossFlat, LabelSmoothingCrossEntropyFlat, MSELossFlat
 from vislearn.learner import Learner
 from vislearn.train.averaging import EMA
-from vislearn.train.loop import item_losses
 from vislearn.train.losses import (
     BCELossFlat,
     BCEWithLogitsLossFlat,
     CrossEntropyLossFlat,
     FocalLoss,
     LabelSmoothingCrossEntropy,
+    get_loss,
+    item_losses,
+    list_losses,
 )
 from vislearn.train.mix import CutMix, MixUp
 from vislearn.train.steps import GradientAccumulation, GradientClip
@@ -47,9 +49,53 @@ def test_formulae():
     assert torch.allclose(
         LabelSmoothingCrossEntropy(weight=W)(X, Y), 0.9 * F.cross_entropy(X, Y, W) - 0.1 * X.log_softmax(1).mean()
     )  # fastai's: only the truth is weighted
-    assert torch.allclose(
-        FocalLoss(weight=W, reduction='none')(X, Y), -((1 - P ** W[Y]) ** 2) * W[Y] * P.log(), atol=1e-5
-    )
+    assert torch.allclose(FocalLoss(weight=W, reduction='none')(X, Y), -W[Y] * (1 - P) ** 2 * P.log(), atol=1e-5)
+
+
+@pytest.mark.parametrize('weight,truth,value', [([5.0, 1.0], 0, 8.250), ([0.1, 1.0], 1, 2.3e-3 * 0.78)])
+def test_focal_loss_weighs_the_loss_not_the_probability(weight, truth, value):
+    p = math.exp([0.0, 2.0][truth]) / (1 + math.exp(2))
+    by_hand = weight[truth] * (1 - p) ** 2 * -math.log(p)
+    loss = FocalLoss(weight=weight)(torch.tensor([[0.0, 2.0]]), torch.tensor([truth]))
+    soft = FocalLoss(weight=weight)(torch.tensor([[0.0, 2.0]]), F.one_hot(torch.tensor([truth]), 2).float())
+    assert math.isclose(loss, by_hand, rel_tol=1e-5) and math.isclose(soft, by_hand, rel_tol=1e-5)
+    assert math.isclose(by_hand, value, rel_tol=0.02)
+
+
+class IgnoresReduction(torch.nn.Module):
+    reduction = 'mean'
+
+    def forward(self, pred, targ):
+        return F.cross_entropy(pred, targ)
+
+
+class RefusesNone(torch.nn.Module):
+    reduction = 'mean'
+
+    def forward(self, pred, targ):
+        return {'mean': torch.mean, 'sum': torch.sum}[self.reduction](F.cross_entropy(pred, targ, reduction='none'))
+
+
+class TrainingOnly(torch.nn.Module):
+    "Like timm's: always the mean."
+
+    def forward(self, x, target):
+        return F.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize(
+    'loss', [lambda p, t: F.cross_entropy(p, t), IgnoresReduction(), RefusesNone(), TrainingOnly(), F.cross_entropy]
+)
+def test_losses_of_items_whatever_the_loss_can_do(loss):
+    assert torch.allclose(item_losses(loss, X, Y), -P.log(), atol=1e-6)
+    assert torch.allclose(item_losses(loss, X[:1], Y[:1]), -P[:1].log(), atol=1e-6)
+    assert getattr(loss, 'reduction', 'mean') == 'mean'
+
+
+def test_losses_by_name():
+    assert isinstance(get_loss('focal'), FocalLoss) and set(list_losses()) >= {'focal', 'cross_entropy', 'mse'}
+    with pytest.raises(ValueError, match="unknown loss 'focla'; did you mean 'focal'"):
+        get_loss('focla')
 
 
 @pytest.mark.parametrize('cls', PER_CLASS)

@@ -270,7 +270,7 @@ from vislearn.train.loggers import (
     TensorBoardCallback,
     TrainMetrics,
 )
-from .train.loop import NonFiniteLoss, TrainLoop
+from .train.loop import TrainLoop
 from vislearn.train.losses import (
     BCELossFlat,
     BCEWithLogitsLossFlat,
@@ -323,6 +323,7 @@ from vislearn.train.optim import (
 )
 from .train.progress import ProgressCallback
 from .train.recorder import Recorder
+from .train.safety import NonFiniteLoss
 from vislearn.train.schedules import (
     CombinedSched,
     ParamScheduler,

@@ -34,10 +34,10 @@ from .models.layers import Flatten, fastai_batch_norm
 from .models.weights import WeightsError
 from .train.losses import FocalLoss, LabelSmoothingCrossEntropy
 from vislearn.train.metrics import (
-    _check_average,
     average_precision_score,
     balanced_accuracy_score,
     brier_score,
+    check_average,
     cohen_kappa_score,
     f1_score,
     fbeta_score,
@@ -54,27 +54,27 @@ from vislearn.train.metrics import (
 # %% ../nbs/20_fastai_names.ipynb #cb342693
 def F1Score(average: str | None = 'auto', pos_label: int = 1) -> Callable:
     "`f1_score` for one label per picture."
-    return partial(f1_score, average=_check_average(average), pos_label=pos_label)
+    return partial(f1_score, average=check_average(average), pos_label=pos_label)
 
 
 def FBeta(beta: float, average: str | None = 'auto', pos_label: int = 1) -> Callable:
     "`fbeta_score` for one label per picture."
-    return partial(fbeta_score, beta=beta, average=_check_average(average), pos_label=pos_label)
+    return partial(fbeta_score, beta=beta, average=check_average(average), pos_label=pos_label)
 
 
 def Precision(average: str | None = 'auto', pos_label: int = 1) -> Callable:
     "`precision_score` for one label per picture."
-    return partial(precision_score, average=_check_average(average), pos_label=pos_label)
+    return partial(precision_score, average=check_average(average), pos_label=pos_label)
 
 
 def Recall(average: str | None = 'auto', pos_label: int = 1) -> Callable:
     "`recall_score` for one label per picture."
-    return partial(recall_score, average=_check_average(average), pos_label=pos_label)
+    return partial(recall_score, average=check_average(average), pos_label=pos_label)
 
 
 def RocAuc(average: str | None = 'macro') -> Callable:
     "`roc_auc_score`, each class against the rest."
-    return partial(roc_auc_score, average=_check_average(average))
+    return partial(roc_auc_score, average=check_average(average))
 
 
 def RocAucBinary(pos_label: int = 1) -> Callable:
@@ -126,36 +126,36 @@ def F1ScoreMulti(
     thresh: float | Sequence[float] = 0.5, sigmoid: bool = True, average: str | None = 'macro'
 ) -> Callable:
     "`f1_score` for several labels per picture."
-    return partial(f1_score, thresh=thresh, logits=sigmoid, average=_check_average(average))
+    return partial(f1_score, thresh=thresh, logits=sigmoid, average=check_average(average))
 
 
 def FBetaMulti(
     beta: float, thresh: float | Sequence[float] = 0.5, sigmoid: bool = True, average: str | None = 'macro'
 ) -> Callable:
     "`fbeta_score` for several labels per picture."
-    return partial(fbeta_score, beta=beta, thresh=thresh, logits=sigmoid, average=_check_average(average))
+    return partial(fbeta_score, beta=beta, thresh=thresh, logits=sigmoid, average=check_average(average))
 
 
 def PrecisionMulti(
     thresh: float | Sequence[float] = 0.5, sigmoid: bool = True, average: str | None = 'macro'
 ) -> Callable:
     "`precision_score` for several labels per picture."
-    return partial(precision_score, thresh=thresh, logits=sigmoid, average=_check_average(average))
+    return partial(precision_score, thresh=thresh, logits=sigmoid, average=check_average(average))
 
 
 def RecallMulti(thresh: float | Sequence[float] = 0.5, sigmoid: bool = True, average: str | None = 'macro') -> Callable:
     "`recall_score` for several labels per picture."
-    return partial(recall_score, thresh=thresh, logits=sigmoid, average=_check_average(average))
+    return partial(recall_score, thresh=thresh, logits=sigmoid, average=check_average(average))
 
 
 def RocAucMulti(sigmoid: bool = True, average: str | None = 'macro') -> Callable:
     "`roc_auc_score` for several labels per picture."
-    return partial(roc_auc_score, logits=sigmoid, average=_check_average(average))
+    return partial(roc_auc_score, logits=sigmoid, average=check_average(average))
 
 
 def APScoreMulti(sigmoid: bool = True, average: str | None = 'macro') -> Callable:
     "`average_precision_score` for several labels per picture: mAP."
-    return partial(average_precision_score, logits=sigmoid, average=_check_average(average))
+    return partial(average_precision_score, logits=sigmoid, average=check_average(average))
 
 
 def HammingLossMulti(thresh: float | Sequence[float] = 0.5, sigmoid: bool = True) -> Callable:

@@ -20,7 +20,7 @@ def bare(side, case: str):
 
     from vislearn.data.resize import ItemPipeline, RandomResizedCrop
     from vislearn.models.fold import Folded
-    from vislearn.train.loop import resolve_precision
+    from vislearn.train.precision import resolve_precision
 
     open_item = ItemPipeline(RandomResizedCrop(side.size, min_scale=0.35).valid())
     net = Folded(side.model('efficientnet_lite0'))

@@ -199,7 +199,7 @@ class Bare:
 
         from vislearn.models.depthwise import DepthwiseIn32
         from vislearn.models.fold import lean
-        from vislearn.train.loop import PRECISIONS, resolve_precision
+        from vislearn.train.precision import PRECISIONS, resolve_precision
 
         model = self.model(arch).train()
         model.body.requires_grad_(not frozen)

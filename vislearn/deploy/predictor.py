@@ -26,7 +26,7 @@ from ..data.targets import Target
 from .bundle import bundle_model, bundle_pipelines, load_bundle
 from .records import records
 from ..models.fold import Folded
-from ..train.loop import PRECISIONS, resolve_precision
+from ..train.precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
 class Predictor:

@@ -15,7 +15,7 @@ from ..core import batch_rng
 from ..data.loaders import DataLoaders, Loader
 from ..models.fold import lean
 from ..models.vision_model import VisionModel
-from .loop import PRECISIONS, resolve_precision
+from .precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/train/24_features.ipynb #5a82f719
 @torch.no_grad()
