@@ -438,7 +438,7 @@ class RandomResizedCropGPU(Geometry):
         bw, bh = self._sides(m, hw, rng)
         x, y = draw_uniform(m, -1, 1, rng), draw_uniform(m, -1, 1, rng)
         x_shift, y_shift = (1 - bw) * x, (1 - bh) * y
-        rows = [[bw, 0, x_shift], [0, bh, y_shift], [0, 0, 1]]
+        rows: list[list[float | Tensor]] = [[bw, 0, x_shift], [0, bh, y_shift], [0, 0, 1]]
         return matrices(m, rows).expand(n, 3, 3)
 
     def valid(self) -> ResizeBatch | None:
