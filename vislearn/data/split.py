@@ -69,7 +69,7 @@ class RandomSplitter:
     """A random share of the items is for validation; the same for the same `seed` (and the same as fastai's).
 
     >>> RandomSplitter(0.4, seed=42)(['a', 'b', 'c', 'd', 'e'])
-    ([4, 2, 1], [0, 3])
+    ([3, 0, 1], [2, 4])
     """
 
     valid_pct: float = 0.2  # 0-1

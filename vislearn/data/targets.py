@@ -711,8 +711,12 @@ class MultiCategory(_Labels):
 
     def confusion(self, y, answers):
         true, seen = self.one_hot(y), self.one_hot(answers)  # (n,c)
-        counts = [(~true & ~seen), (~true & seen), (true & ~seen), (true & seen)]  # tn, fp, fn, tp
-        return torch.stack([o.sum(0) for o in counts], 1).reshape(-1, 2, 2)  # (c,2,2)
+        right_no = (~true & ~seen).sum(0)  # (c,)
+        wrong_yes = (~true & seen).sum(0)
+        wrong_no = (true & ~seen).sum(0)
+        right_yes = (true & seen).sum(0)
+        counts = torch.stack([right_no, wrong_yes, wrong_no, right_yes], 1)  # (c,4)
+        return counts.reshape(-1, 2, 2)
 
     def mistakes(self, y, answers):
         true, seen = self.one_hot(y), self.one_hot(answers)
