@@ -56,9 +56,9 @@ def _scale_logits(x: Tensor, factor: Tensor, shift: Tensor, same: Tensor) -> Ten
 def _mix_logits(x: Tensor, mix: Tensor, shift: Tensor) -> Tensor:
     "Channels of `x` (n,3,h,w) mixed: `mix` (n,3,3) and `shift` (n,3) of the logits."
     mix, shift = mix.to(x.device, non_blocking=True), shift.to(x.device, non_blocking=True)
-    logits = to_float(x).logit(_eps)
-    mixed = (mix @ logits.flatten(2)).view(logits.shape)
-    return mixed.add_(shift[..., None, None]).sigmoid_()
+    x = to_float(x).logit(_eps)
+    x = (mix @ x.flatten(2)).view(x.shape)  # the logits are freed here
+    return x.add_(shift[..., None, None]).sigmoid_()
 
 
 class ColourTransform(BatchTransform):
