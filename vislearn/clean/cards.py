@@ -300,7 +300,7 @@ class ImagesCleaner:
         fns: Iterable,  # files
     ) -> None:
         "Show these files (the first `max_n` of them)."
-        label = [] if self.many else None
+        label: list | None = [] if self.many else None
         self.show([Picture(Path(f), label, loss=None) for f in list(fns)[: self.max_n]])
 
     def show(

@@ -559,7 +559,8 @@ class Cleaner:
         later = [b.id for b in on if b.id > batch and any(o.paths() & mine for o in b.ops)]
         if later:
             raise ValueError(
-                f'batch {batch} cannot be undone alone: batch {later[-1]} moved some of its files on; undo that one first'
+                f'batch {batch} cannot be undone alone: batch {later[-1]} moved some of its files on; '
+                'undo that one first'
             )
         return batch
 

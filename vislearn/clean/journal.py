@@ -32,9 +32,9 @@ def plain_choice(
     "A label as JSON can hold it."
     if label is None or isinstance(label, (str, bool, int, float)):
         return label
-    from vislearn.data.labels import plain_label, several  # brings torch
+    from vislearn.data.labels import elements_of, plain_label  # brings torch
 
-    labels = several(label)
+    labels = elements_of(label)
     return plain_label(label) if labels is None else [plain_label(o) for o in labels]
 
 # %% ../../nbs/clean/03_journal.ipynb #6e493c20

@@ -7,7 +7,7 @@ __all__ = ['KEEP', 'DELETE', 'ALL', 'DECIDED', 'orders', 'Picture', 'Review', 'a
 
 # %% ../../nbs/clean/06_review.ipynb #94ce1399
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Picture:
 
 
 orders: dict[str, Callable[[Picture], Any]] = dict(
-    loss=lambda p: -p.loss,
+    loss=lambda p: -(p.loss or 0.0),
     confidence=lambda p: p.conf,
     audit=lambda p: -p.score,
     name=lambda p: str(p.path),
@@ -54,9 +54,7 @@ class Review:
     def __init__(
         self,
         cleaner: Cleaner,
-        load: dict[
-            str, Callable[[], list[Picture]]
-        ],  # by name of a split: gives its pictures; called when first needed
+        load: Mapping[str, Callable[[], list[Picture]]],  # by split: gives its pictures; called when first needed
         max_n: int = 30,  # pictures on a page
     ):
         self.cleaner = cleaner

@@ -65,7 +65,7 @@ def picture_stats(
     src: Any,  # what `open_image` takes
 ) -> PictureStats:
     "Look at one picture, at no more than 256 pixels; an `ImageError` if it cannot be opened."
-    size = []
+    size: list[int] = []
     shrink = shrink_to(256)
 
     def crop(h: int, w: int) -> Cut:

@@ -30,7 +30,6 @@ from vislearn.clean.cards import (
 )
 from .cleaner import Cleaner, CsvLabels, FolderLabels, LabelStore, Plan, labels_are_folders
 from .review import ALL, DECIDED, DELETE, KEEP, Picture, Review, as_labels, orders
-from ..data.targets import Target
 
 # %% ../../nbs/clean/08_widgets.ipynb #2feac4ad
 Scores = Mapping[str, tuple[float, str]]  # by absolute path: a score, and why
@@ -67,7 +66,7 @@ def judge(
     return found
 
 
-def _judged(path: Path, target: Target, probs: Tensor, targ: Tensor, loss: Tensor) -> Picture:
+def _judged(path: Path, target: Any, probs: Tensor, targ: Tensor, loss: Tensor) -> Picture:
     probs = probs.float()
     answers = as_labels(target.decode(target.decide(probs[None])[0]))
     pred = [(label, probs[target.vocab.index(label)].item()) for label in answers]

@@ -17,8 +17,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 from uuid import uuid4
 
 from ..progress import progress_bar
@@ -35,7 +36,7 @@ class Member:
     name: str  # as the archive has it
     kind: str  # 'file', 'folder', or what else it is
     size: int  # bytes, as announced
-    open: Callable[[], BinaryIO]  # its contents
+    open: Callable[[], IO[bytes]]  # its contents
 
 # %% ../../nbs/collect/01_archive.ipynb #4d5f4a3f
 def safe_path(name: str) -> Path:
@@ -78,11 +79,18 @@ def _tar_kind(m: tarfile.TarInfo) -> str:
     return next((kind for kind, is_it in kinds.items() if is_it), 'entry of an unknown kind')
 
 
+def _extract(tar: tarfile.TarFile, m: tarfile.TarInfo) -> IO[bytes]:
+    f = tar.extractfile(m)
+    if f is None:
+        raise ArchiveError(f'{m.name!r} has no content')
+    return f
+
+
 def _tar_members(fname: Path, opener: Callable) -> Iterator[Member]:
     with opener(fname, 'rb') as f:
-        tar = tarfile.open(fileobj=_Guarded(f), mode='r:')
+        tar = tarfile.open(fileobj=cast(BinaryIO, _Guarded(f)), mode='r:')
         for m in tar:
-            yield Member(m.name, _tar_kind(m), m.size, lambda m=m: tar.extractfile(m))
+            yield Member(m.name, _tar_kind(m), m.size, partial(_extract, tar, m))
 
 # %% ../../nbs/collect/01_archive.ipynb #2a728f5d
 def _zip_kind(m: zipfile.ZipInfo) -> str:
@@ -99,7 +107,7 @@ def _zip_kind(m: zipfile.ZipInfo) -> str:
 def _zip_members(fname: Path) -> Iterator[Member]:
     with zipfile.ZipFile(fname) as z:
         for m in z.infolist():
-            yield Member(m.orig_filename, _zip_kind(m), m.file_size, lambda m=m: z.open(m))
+            yield Member(m.orig_filename, _zip_kind(m), m.file_size, partial(z.open, m))
 
 # %% ../../nbs/collect/01_archive.ipynb #95966be1
 _openers: dict[bytes, Callable] = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}  # by first bytes

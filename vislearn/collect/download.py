@@ -83,8 +83,8 @@ def _part(f: Path) -> Path:
 def _in_use(part: Path) -> bool:
     "Whether the program that writes a `.part` file may still be at it."
     try:
-        me, pid, _ = part.name[1:].split('-')
-        pid = int(pid)
+        me, process, _ = part.name[1:].split('-')
+        pid = int(process)
     except ValueError:
         return True  # not one of ours
     if me == _me:
@@ -124,8 +124,8 @@ class _ByteBar:
     "Counts bytes on a bar; called with the size of each piece."
 
     def __init__(self, show: bool, desc: str):
-        bar = progress_bar((), desc=desc) if show else None
-        self.bar: Any = bar if hasattr(bar, 'update') else None
+        bar: Any = progress_bar((), desc=desc) if show else None
+        self.bar = bar if hasattr(bar, 'update') else None
         if self.bar is not None:
             self.bar.unit = 'B'
             self.bar.unit_scale = True
@@ -276,7 +276,7 @@ class _PoliteQueue:
 
     def _next(self, n: int) -> list[tuple[int, str]]:
         "Up to `n` positions, with their hosts, that may start now."
-        found = []
+        found: list[tuple[int, str]] = []
         for host, queue in self.queues.items():
             while queue and len(found) < n and self.running[host] < self.per_host:
                 self.running[host] += 1

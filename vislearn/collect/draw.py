@@ -43,7 +43,7 @@ def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
     return a + (b - a) * np.asarray(t, 'f')[..., None]
 
 # %% ../../nbs/collect/00_draw.ipynb #a6e80ff2
-def step(x: np.ndarray, edge: float = 0.0, soft: float = 0.05) -> np.ndarray:
+def step(x: Any, edge: Any = 0.0, soft: float = 0.05) -> np.ndarray:
     "0 below `edge`, 1 above it, a ramp of width `soft` between."
     return np.clip((x - edge) / soft + 0.5, 0, 1)
 
@@ -72,7 +72,7 @@ def hsv(hue: float, sat: float, val: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(sat, 0, 1), np.clip(val, 0, 1)), 'f')
 
 # %% ../../nbs/collect/00_draw.ipynb #f14f5a2c
-def smooth(corners: Sequence, n: int = 8) -> np.ndarray:
+def smooth(corners: Any, n: int = 8) -> np.ndarray:
     "A smooth closed curve through `corners`: (k,2) -> (k*n,2)."
     b = np.asarray(corners, 'f')
     a = np.roll(b, 1, 0)
@@ -194,7 +194,7 @@ class Sprite:
         self.alpha = np.maximum(self.alpha, m)
         return m
 
-    def lit(self, light: Sequence[float], gloss: float = 0.1) -> np.ndarray:
+    def lit(self, light: Any, gloss: float = 0.1) -> np.ndarray:
         "The colours (s,s,3) under a lamp in direction `light` (x, y, towards the viewer)."
         gy, gx = np.gradient(soften(self.height, 0.006 * self.size) * self.unit * 1.6)
         steep = np.sqrt(1 + gx * gx + gy * gy)[..., None]
@@ -626,7 +626,7 @@ def mushroom(s: Sprite):
         if rng.random() < 0.4:
             group.append((rng.uniform(-0.2, 0.2), 0.95, rng.uniform(0.3, 0.5)))
     for x, base, size in group:
-        n_spots = rng.integers(5, 14) * spotted
+        n_spots = int(rng.integers(5, 14)) * spotted
         _toadstool(s, x=x, base=base, size=size, cap=cap, stem=stem, n_spots=n_spots)
 
 # %% ../../nbs/collect/00_draw.ipynb #46d7156a
@@ -826,7 +826,7 @@ def _lay(
     s: Sprite,  # what to lay on it
     cx: float,  # pixels, where its middle goes
     cy: float,  # pixels
-    light: Sequence[float],  # direction of the lamp
+    light: Any,  # direction of the lamp: (3,)
     gloss: float,  # 0-1
     shadow: float,  # 0-1, darkness
     soft: float,  # shadow's blur as a share of the sprite

@@ -208,6 +208,6 @@ def search_images_bing(
 ) -> L:  # of URLs that have a `contentUrl`
     "URLs of pictures for `term`, from DuckDuckGo: Bing's image search is closed."
     if term is None or (len(term) >= 30 and ' ' not in term):
-        key, term = term, key  # what is long and has no blanks is the key
+        term = key  # what is long and has no blanks is the key
     warnings.warn("Bing's image search is closed; asking DuckDuckGo, which needs no key", stacklevel=2)
     return search_images_ddg(term, max_images)

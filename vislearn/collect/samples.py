@@ -107,7 +107,7 @@ def sample_data(
     size: int = 400,  # pixels, the longest side there is; pictures come in several sizes up to it
     seed: int = 0,  # another seed gives other pictures
     clean: bool = False,  # leave out the damaged and the mislabelled files
-    home: Path | str = None,  # folder for the sets; default `vislearn_home()/'samples'`
+    home: Path | str | None = None,  # folder for the sets; default `vislearn_home()/'samples'`
 ) -> Path:
     "The folder of a data set that the library draws itself at the first call (about 10 s)."
     sets = dict(pictures=_draw_classes, scenes=_draw_scenes)

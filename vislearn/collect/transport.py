@@ -118,7 +118,7 @@ class _Transport(HTTPAdapter):
         super().init_poolmanager(*args, ssl_context=_tls(), **kwargs)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = functools.partial(self._connection, pool.scheme)
         return pool
 

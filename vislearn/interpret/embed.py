@@ -29,8 +29,9 @@ def _pooled(out: Tensor) -> Tensor:
 
 def _features(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
     "What gives the features of a batch, and what to call in the end."
-    if hasattr(model, 'body'):
-        return Folded(model.body), lambda: None
+    body = getattr(model, 'body', None)
+    if isinstance(body, nn.Module):
+        return Folded(body), lambda: None
     seen: list[Tensor] = []
     hook = last_linear(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
 
@@ -46,7 +47,7 @@ def embed(
     model: nn.Module,  # its `body` is used; without one, what its last linear layer is handed
     batches: Iterable[tuple],  # of (xb, ...) on the model's device
 ) -> Tensor:  # (n,d) on the CPU
-    "The features of pictures just before the head decides: one vector each, close for pictures the network finds alike."
+    "The features of pictures just before the head decides: one vector each, close for similar pictures."
     was = model.training
     found = []
     features, done = _features(model)

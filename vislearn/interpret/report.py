@@ -7,6 +7,7 @@ __all__ = ['class_table', 'classification_report']
 
 # %% ../../nbs/interpret/04_report.ipynb #ce834960
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -29,15 +30,16 @@ def class_table(
     targs: Tensor,  # (n,...) encoded labels
 ) -> Table:  # of label, precision, recall, f1, support[, taken_for]
     "Precision, recall, F1 and number of pictures of every class, and what it is most often taken for."
+    vocab: Any = target.vocab
     scores = _scores(target, answers, targs, 'none')  # (c,) each
-    support = target.counts(targs)
+    support: Any = target.counts(targs)
     rows = []
-    for i, label in enumerate(target.vocab):
+    for i, label in enumerate(vocab):
         numbers = {name: float(o[i]) for name, o in scores.items()}
         rows.append(dict(label=label, **numbers, support=int(support[i])))
     if target.confusion_plot == 'matrix':
         for row, counts in zip(rows, target.mistakes(targs, answers)):
-            row['taken_for'] = target.vocab[int(counts.argmax())] if counts.any() else None
+            row['taken_for'] = vocab[int(counts.argmax())] if counts.any() else None
     return Table(rows)
 
 # %% ../../nbs/interpret/04_report.ipynb #b48438b5
