@@ -1,6 +1,7 @@
 "Folding changes nothing that can be seen: not the answers, not the network, not other threads."
 
 import copy
+import os
 import subprocess
 import sys
 import threading
@@ -257,3 +258,22 @@ def test_stems_that_crash_in_channels_last_stay_contiguous(arch):
     model = create_model(arch, 2, pretrained=False)
     assert needs_contiguous(model) and not needs_contiguous(create_model('test_resnet', 2, pretrained=False))
     assert all(p.is_contiguous() for p in to_channels_last(model).parameters())
+
+
+CRASH = """
+import sys, torch
+from torch import nn
+from vislearn.models.memory import needs_contiguous, to_channels_last
+net = nn.Sequential(nn.Conv2d(int(sys.argv[1]), 48, 1, stride=2))
+xb = torch.randn(8, int(sys.argv[1]), 64, 64).contiguous(memory_format=torch.channels_last)
+xb = xb.contiguous() if needs_contiguous(net) else xb
+for _ in range(12):
+    to_channels_last(net)(xb).square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize('channels', [2, 3, 7, 8])
+def test_strided_convolutions_of_few_channels_survive_their_backward_pass(channels):
+    "In a process of its own that computes with AVX2, where the memory format is harmful."
+    env = dict(os.environ, ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2')
+    assert subprocess.run([sys.executable, '-c', CRASH, str(channels)], env=env).returncode == 0

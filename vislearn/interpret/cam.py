@@ -41,13 +41,13 @@ class Layout:
         return points.unflatten(2, (self.h, self.w))
 
 
-def _fits(h: int, w: int, hw: tuple[int, int]) -> bool:
+def _fits(h: int, w: int, hw: Sequence[int]) -> bool:
     "Is an (h,w) grid of the proportions of a picture, up to a row or column, and does it have more than one point?"
     scale = max(h / hw[0], w / hw[1])
     return h * w > 1 and h > hw[0] * scale - 1 and w > hw[1] * scale - 1
 
 
-def _token_grid(n_tokens: int, hw: tuple[int, int]) -> tuple[int, int] | None:
+def _token_grid(n_tokens: int, hw: Sequence[int]) -> tuple[int, int] | None:
     "The grid of the picture's proportions with this many points."
     if n_tokens < 2:
         return None
@@ -61,7 +61,7 @@ N_PREFIX = (0, 1, 2, 3, 4, 5, 8)  # tokens that stand before the points in one n
 
 def find_layout(
     shape: Sequence[int],  # of features
-    hw: tuple[int, int],  # pixels of the picture, height and width
+    hw: Sequence[int],  # pixels of the picture, height and width
     n_ch: int | None = None,  # channels the features must have; None for any, which come first in a map
     n_prefix: int | None = None,  # tokens before the first point; None if unknown
 ) -> Layout | None:  # None if there is no grid of points
@@ -116,9 +116,9 @@ def _n_features(model: nn.Module) -> tuple[int | None, int | None]:
 
 
 def _places(model: nn.Module, x: Tensor) -> tuple[list[tuple[_Place, Tensor]], Tensor]:
-    """All outputs with a grid of points, in the order of computing, and the prediction, with the graph between them.
+    """All outputs with a grid of points, in the order of computing, and the prediction.
 
-    Linear layers are left out: in a transformer they are queries, keys and values, on the way from one norm to the next.
+    Linear layers are left out: in a transformer they are queries, keys and values, on the way between norms.
     """
     n_ch, n_prefix = _n_features(model)
     found: list[tuple[_Place, Tensor]] = []

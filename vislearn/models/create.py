@@ -68,14 +68,14 @@ def _weights_file(pretrained: Any) -> Path | None:
     return file
 
 
-def _make_body(bb: Backbone, cut: Cut, n_in: int) -> nn.Module:
+def _make_body(bb: Backbone, cut: Cut, n_in: int) -> Any:
     size = max(bb.cfg['input_size'][1:])
     if bb.is_timm and cut is None:
         return TimmBody(bb.net, size, n_in)
     return cut_body(bb.net, cut, size, n_in)
 
 
-def _make_head(body: nn.Module, n_out: int, init: Init | None, options: Mapping[str, Any]) -> nn.Module:
+def _make_head(body: Any, n_out: int, init: Init | None, options: Mapping[str, Any]) -> nn.Module:
     if not body.is_map:
         options = dict(options, pool=False, concat_pool=False)
     head = create_head(body.nf, n_out, **options)
@@ -103,7 +103,7 @@ def create_model(
     arch_kwargs: Mapping[str, Any] | None = None,  # for the backbone's own function, such as drop_rate
     groups: Spec = None,  # parameter groups, see param_groups
     layer_decay: float | None = None,  # 0-1, see param_groups
-) -> VisionModel:
+) -> Any:  # a VisionModel, or a module of your own
     """A classifier from any backbone: (bs,n_in,h,w) float -> pred (bs,n_out).
 
     It is made on the CPU in float32, whatever PyTorch's defaults are at the time. A module of your own, without `cut`
@@ -149,7 +149,7 @@ def _assemble(
 ) -> VisionModel:
     n_in, cut = settings['n_in'], settings['cut']
     file = _weights_file(pretrained)
-    tag = pretrained.name if isinstance(pretrained, enum.Enum) else pretrained
+    tag: Any = pretrained.name if isinstance(pretrained, enum.Enum) else pretrained
     bb = make_backbone(arch, False if file else tag, settings['arch_kwargs'])
     report: LoadReport | None = None
     state = read_state(file) if file else {}

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 # %% ../../nbs/models/11_depthwise.ipynb #20f868ed
 class _DepthwiseConv(torch.autograd.Function):
-    "A depthwise convolution in bfloat16 with its slow gradients (of the weights, and of the input under a stride) in fp32."
+    "A depthwise convolution in bfloat16; its slow gradients (weights, and input under a stride) are in fp32."
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding, dilation):

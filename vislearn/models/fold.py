@@ -124,7 +124,7 @@ def _watched_pass(net: nn.Module, x: Tensor) -> tuple[Any, Pairs]:
     return out, watch.found()
 
 # %% ../../nbs/models/10_fold.ipynb #88d98f0e
-def _folded(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> tuple[Tensor, Tensor]:
+def _folded(weight: Tensor, bias: Tensor | None, bn: Any) -> tuple[Tensor, Tensor]:
     "Weight and bias of a convolution that does what one with these and then `bn`'s running statistics do."
     scale = (bn.running_var + bn.eps).rsqrt()  # (c,)
     if bn.weight is not None:
@@ -139,9 +139,11 @@ def _folded(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> tuple[Tensor,
 
 def _rest(bn: nn.Module) -> nn.Module:
     "What is left of `bn` when it is folded: its activation, if it has one, under the name it had."
-    parts = {name: getattr(bn, name, None) for name in ('drop', 'act')}
-    rest = {k: m for k, m in parts.items() if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)}
-    return nn.Sequential(OrderedDict(rest)) if rest else nn.Identity()
+    rest = OrderedDict()
+    for name, m in bn.named_children():
+        if name in ('drop', 'act') and not isinstance(m, nn.Identity):
+            rest[name] = m
+    return nn.Sequential(rest) if rest else nn.Identity()
 
 
 @torch.inference_mode(False)
@@ -162,7 +164,8 @@ def fold(
     """
     copies: dict[int, Any] = {}  # by the id of what they stand for
     for conv_name, bn_name in pairs:
-        conv, bn = model.get_submodule(conv_name), model.get_submodule(bn_name)
+        conv: Any = model.get_submodule(conv_name)
+        bn = model.get_submodule(bn_name)
         shared = {id(p): p for p in conv.parameters()}  # they are replaced: no need to copy them
         new = copy.deepcopy(conv, shared)
         weight, bias = _folded(conv.weight, conv.bias, bn)
@@ -232,7 +235,7 @@ class _Memory:
 
 
 def _private_copy(model: nn.Module, training: bool) -> nn.Module:
-    "A copy to try things out on. It shares the weights, but its normalisations have made-up ones and its dropout is off."
+    "A copy to try things out on: it shares the weights, its normalisations have made-up ones, its dropout is off."
     net = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     net.train(training and model.training)
     for m, original in zip(net.modules(), model.modules()):
@@ -247,7 +250,7 @@ def _private_copy(model: nn.Module, training: bool) -> nn.Module:
     return net
 
 
-def _make_up(bn: nn.Module, g: torch.Generator) -> None:
+def _make_up(bn: Any, g: torch.Generator) -> None:
     "Give `bn` statistics and weights far from 0 and 1."
 
     def numbers(low, high):
@@ -282,7 +285,7 @@ class _Trial:
         self.net, self.training = _private_copy(model, training), training
         self.x = _made_up_batch(xb, self.net)
 
-    def run(self, net: nn.Module) -> Any:
+    def run(self, net: Callable[[Tensor], Any]) -> Any:
         if not self.training:
             return net(self.x)
         with torch.random.fork_rng([]):
@@ -334,7 +337,7 @@ def conv_bn_pairs(
 
 # %% ../../nbs/models/10_fold.ipynb #7a9cee7a
 class FrozenNorms(nn.Module):
-    "A model in training with normalisations of fixed statistics, folded again for each batch. It shares the model's weights."
+    "A model in training, with its weights; normalisations with fixed statistics are folded again for each batch."
 
     def __init__(
         self,
@@ -344,7 +347,7 @@ class FrozenNorms(nn.Module):
         super().__init__()
         shared = {id(o): o for o in (*model.parameters(), *model.buffers())}
         self.net = copy.deepcopy(model, shared)
-        self.folded: list[tuple[nn.Module, Tensor, Tensor | None, nn.Module]] = []
+        self.folded: list[tuple[Any, Any, Any, nn.Module]] = []  # convolution, weight, bias, normalisation
         for conv_name, bn_name in pairs:
             conv, bn = self.net.get_submodule(conv_name), self.net.get_submodule(bn_name)
             self.net.set_submodule(bn_name, _rest(bn))
@@ -358,7 +361,7 @@ class FrozenNorms(nn.Module):
 
 # %% ../../nbs/models/10_fold.ipynb #03ca1cc8
 class FrozenBody(nn.Module):
-    "A model in training whose body does not learn: the body in evaluation, without gradients, then the model's own head."
+    "A model in training whose body does not learn: the body in evaluation, without gradients, then the own head."
 
     def __init__(
         self,
@@ -384,7 +387,7 @@ def is_frozen(
 
 
 def _frozen_body(model: nn.Module, xb: Tensor) -> nn.Module | None:
-    "The folded body of a model whose body is frozen; None if there is none, or if it computes something else in training."
+    "The folded body of a model whose body is frozen; None if it is not, or computes other things in training."
     body, head = getattr(model, 'body', None), getattr(model, 'head', None)
     if not isinstance(body, nn.Module) or not isinstance(head, nn.Module):
         return None
@@ -418,7 +421,7 @@ def lean(
         return model
     body = _frozen_body(model, xb)
     if body is not None:
-        return FrozenBody(body, model.head, dtype)
+        return FrozenBody(body, model.get_submodule('head'), dtype)
     pairs = conv_bn_pairs(model, xb, training=True)
     return FrozenNorms(model, pairs) if pairs else model
 
@@ -480,15 +483,16 @@ class KeptFold:
             self.net = fold(model, self.pairs) if self.pairs else None
             self.settings = settings
         elif self.net is not None:
-            self._update(model)
+            self._update(model, self.net)
         return model if self.net is None else self.net
 
-    def _update(self, model: nn.Module) -> None:
-        weights = dict(model.named_parameters(remove_duplicate=False))
+    def _update(self, model: nn.Module, net: nn.Module) -> None:
+        weights: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         weights.update(model.named_buffers(remove_duplicate=False))
         for conv_name, bn_name in self.pairs:
-            conv, bn = model.get_submodule(conv_name), model.get_submodule(bn_name)
+            conv: Any = model.get_submodule(conv_name)
+            bn = model.get_submodule(bn_name)
             weight, bias = _folded(conv.weight, conv.bias, bn)
             weights[f'{conv_name}.weight'], weights[f'{conv_name}.bias'] = weight, bias
-        for name, o in (*self.net.named_parameters(), *self.net.named_buffers()):
+        for name, o in (*net.named_parameters(), *net.named_buffers()):
             o.copy_(weights[name])

@@ -57,8 +57,9 @@ def _default_groups(model: nn.Module, named: Named) -> list[ParamGroup]:
     if not has_body_and_head(model):
         own = ParamGroup((p for k, p in named.items() if '.' not in k), 'own')
         return [*(_below(named, [k], k) for k, _ in model.named_children()), own]
-    children = [f'body.{k}' for k, _ in model.body.named_children()]
-    if not isinstance(model.body, CutBody) or 'body.layer3' not in children:
+    body = model.get_submodule('body')
+    children = [f'body.{k}' for k, _ in body.named_children()]
+    if not isinstance(body, CutBody) or 'body.layer3' not in children:
         return _body_and_head(named)
     i = children.index('body.layer3')
     return [_below(named, children[:i], 'early'), _below(named, children[i:], 'late'), _below(named, ['head'], 'head')]
@@ -94,7 +95,7 @@ def _timm_groups(model: nn.Module, named: Named, coarse: bool) -> list[ParamGrou
     "The groups that a timm network defines itself; None if it has none, or if they leave a parameter out."
     from timm.models import group_parameters
 
-    net = getattr(model.body, 'net', None)
+    net: Any = getattr(model.get_submodule('body'), 'net', None)
     if not hasattr(net, 'group_matcher'):
         return None
     try:
@@ -195,7 +196,7 @@ def split_params(
         res = [g for g in _stage_groups(model, named, coarse=False) if g]
         for depth, g in enumerate(reversed(res)):
             g.options['lr_mult'] = layer_decay**depth
-    net = getattr(getattr(model, 'body', None), 'net', None)
+    net: Any = getattr(getattr(model, 'body', None), 'net', None)
     names = net.no_weight_decay() if hasattr(net, 'no_weight_decay') else ()
     no_wd = {id(named[f'body.net.{k}']) for k in names if f'body.net.{k}' in named}
     for g in res:

@@ -70,7 +70,7 @@ class SigmoidRange(nn.Module):
 
 # %% ../../nbs/models/00_layers.ipynb #093c4021
 def fastai_batch_norm(
-    bn: nn.Module,  # a new BatchNorm1d, 2d or 3d, changed in place
+    bn: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,  # a new one, changed in place
     zero: bool = False,  # start with weight 0, as the last one of a residual block
 ) -> nn.Module:  # the same
     "A BatchNorm that starts as fastai's does: weight 1 (or 0), bias .001."

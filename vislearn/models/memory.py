@@ -13,18 +13,18 @@ from torch import nn
 def needs_contiguous(
     model: nn.Module,
 ) -> bool:
-    "Does `model` hold a convolution that may corrupt memory when its input is channels last (1x1, strided, 3, 4 or 7 channels)?"
+    "Does `model` hold a convolution that may corrupt memory in channels last (1x1, strided, fewer than 8 channels)?"
     return any(_is_unsafe(m) for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
 def _is_unsafe(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels in (3, 4, 7)
+    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < 8
 
 
 def to_channels_last(
     model: nn.Module,  # changed in place
 ) -> nn.Module:  # the same
-    "Keep weights pixel after pixel, as convolutions on a CPU like best; a network for which that is unsafe stays as it is."
+    "Keep weights pixel after pixel, as convolutions on a CPU like best; left alone where that is unsafe."
     if needs_contiguous(model):
         return model
     for o in (*model.parameters(), *model.buffers()):

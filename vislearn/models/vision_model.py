@@ -78,7 +78,7 @@ class VisionModel(nn.Module):
     ) -> Tensor:  # (bs,nf)
         "What the head's linear layers see: pooled features."
         feats = self.body(xb)
-        if self._n_pool:
+        if isinstance(self.head, nn.Sequential) and self._n_pool:
             return self.head[: self._n_pool](feats)
         return feats.mean((2, 3)) if feats.ndim == 4 else feats
 
@@ -87,14 +87,14 @@ class VisionModel(nn.Module):
         feats: Tensor,  # (bs,nf)
     ) -> Tensor:  # (bs,n_out)
         "Predictions from what `features` gave: `classify(features(xb))` is `forward(xb)`."
-        if self._n_pool:
+        if isinstance(self.head, nn.Sequential) and self._n_pool:
             return self.head[self._n_pool :](feats)
         if getattr(self.body, 'is_map', False):
             raise ValueError("this model's own head has no Flatten layer, so it is unknown where its pooling ends")
         return self.head(feats)
 
     def config(self) -> dict[str, Any] | None:
-        "The arguments of `create_model` that rebuild this model (without its weights); None if it holds modules of yours."
+        "The arguments of `create_model` that rebuild this model, without its weights; None if modules were replaced."
         if self._config is None or _structure(self) != self._made_as:
             return None
         return dict(self._config)

