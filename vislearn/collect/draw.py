@@ -282,6 +282,29 @@ def _coat(s: Sprite, colour: np.ndarray, dark: np.ndarray, fin: np.ndarray) -> n
     return colour
 
 # %% ../../nbs/collect/00_draw.ipynb #41243375
+def _fish_tail(spread: float, notch: float) -> np.ndarray:
+    upper = [(0.55, -0.06), (0.8, -spread * 0.7), (0.98, -spread)]
+    lower = [(0.98, spread), (0.8, spread * 0.7), (0.55, 0.06)]
+    return smooth([*upper, (notch, 0), *lower], 6)
+
+
+def _fish_body(deep: float) -> np.ndarray:
+    nose = [(-0.85, 0.03)]
+    back = [(-0.6, -deep * 0.6), (-0.2, -deep), (0.3, -deep * 0.7), (0.62, -0.1)]
+    belly = [(0.62, 0.1), (0.3, deep * 0.65), (-0.2, deep * 0.95), (-0.6, deep * 0.55)]
+    return smooth(nose + back + belly)
+
+
+def _fish_face(s: Sprite, deep: float, back: np.ndarray) -> None:
+    "Gill, mouth and eye."
+    gill = [(-0.5, -deep * 0.5), (-0.44, -deep * 0.2), (-0.43, deep * 0.1), (-0.5, deep * 0.45)]
+    s.paint(s.mask(gill, width=0.022), back * 0.4)
+    s.paint(s.mask([(-0.86, 0.05), (-0.74, 0.1)], width=0.02), back * 0.3)
+    for r, c in ((0.075, (0.95, 0.9, 0.75)), (0.045, (0.03, 0.03, 0.04))):
+        s.paint(s.mask(ellipse(-0.63, -0.06, r)), c, bump=0.03, texture=0)
+    s.paint(s.mask(ellipse(-0.65, -0.08, 0.014)), (1, 1, 1), texture=0)
+
+
 def fish(s: Sprite):
     "A scaly body with three fins under it and one on it, an eye, a gill and a mouth."
     rng = s.rng
@@ -295,52 +318,20 @@ def fish(s: Sprite):
     x0 = rng.uniform(-0.45, -0.2)
     x1 = rng.uniform(0.3, 0.5)
     high = rng.uniform(0.15, 0.4)
-    tail = smooth(
-        [
-            (0.55, -0.06),
-            (0.8, -spread * 0.7),
-            (0.98, -spread),
-            (rng.uniform(0.66, 0.9), 0),
-            (0.98, spread),
-            (0.8, spread * 0.7),
-            (0.55, 0.06),
-        ],
-        6,
-    )
-    top = smooth(
-        [(x0, -deep * 0.8), (x0 + 0.15, -deep - high), (x1 - 0.1, -deep * 0.8 - high * 0.5), (x1, -deep * 0.4)], 6
-    )
+    tail = _fish_tail(spread, notch=rng.uniform(0.66, 0.9))
+    front = (x0, -deep * 0.8)
+    high_front = (x0 + 0.15, -deep - high)
+    high_back = (x1 - 0.1, -deep * 0.8 - high * 0.5)
+    top = smooth([front, high_front, high_back, (x1, -deep * 0.4)], 6)
     under = smooth([(0.1, deep * 0.7), (0.25, deep + 0.2), (0.42, deep * 0.6 + 0.1), (0.42, deep * 0.3)], 6)
     for o in (tail, top, under):
         s.add(o, colour=fin, bump=0.03, cells=30)
-    body = smooth(
-        [
-            (-0.85, 0.03),
-            (-0.6, -deep * 0.6),
-            (-0.2, -deep),
-            (0.3, -deep * 0.7),
-            (0.62, -0.1),
-            (0.62, 0.1),
-            (0.3, deep * 0.65),
-            (-0.2, deep * 0.95),
-            (-0.6, deep * 0.55),
-        ]
-    )
-    skin = mix(
-        mix(back, belly, step(s.y, deep * 0.25, deep * 1.2)),
-        back * 0.35,
-        _scales(s, rng.uniform(14, 22)) * 0.55 * step(s.x, -0.5, 0.1),
-    )
-    s.add(body, colour=_coat(s, skin, back * 0.3, fin), bump=0.3, texture=0.15)
+    shade = mix(back, belly, step(s.y, deep * 0.25, deep * 1.2))
+    scales = _scales(s, rng.uniform(14, 22)) * 0.55 * step(s.x, -0.5, 0.1)
+    skin = mix(shade, back * 0.35, scales)
+    s.add(_fish_body(deep), colour=_coat(s, skin, back * 0.3, fin), bump=0.3, texture=0.15)
     s.paint(s.mask(ellipse(-0.02, deep * 0.25, 0.19, 0.08, rng.uniform(0.2, 0.8))), fin, bump=0.02)
-    s.paint(
-        s.mask([(-0.5, -deep * 0.5), (-0.44, -deep * 0.2), (-0.43, deep * 0.1), (-0.5, deep * 0.45)], width=0.022),
-        back * 0.4,
-    )
-    s.paint(s.mask([(-0.86, 0.05), (-0.74, 0.1)], width=0.02), back * 0.3)
-    for r, c in ((0.075, (0.95, 0.9, 0.75)), (0.045, (0.03, 0.03, 0.04))):
-        s.paint(s.mask(ellipse(-0.63, -0.06, r)), c, bump=0.03, texture=0)
-    s.paint(s.mask(ellipse(-0.65, -0.08, 0.014)), (1, 1, 1), texture=0)
+    _fish_face(s, deep, back)
 
 # %% ../../nbs/collect/00_draw.ipynb #ddb0472f
 def _stalk(s: Sprite):
@@ -578,23 +569,14 @@ def _toadstool(s: Sprite, x: float, base: float, size: float, cap: np.ndarray, s
     ry = size * rng.uniform(0.35, 0.65)
     top = base - h
     cx = x + rng.uniform(-0.1, 0.1) * size
-    trunk = smooth(
-        [
-            (cx - w * 0.8, top),
-            (x - w * 0.8, base - h * 0.4),
-            (x - w * 1.3, base),
-            (x, base + w * 0.4),
-            (x + w * 1.3, base),
-            (x + w * 0.8, base - h * 0.4),
-            (cx + w * 0.8, top),
-        ]
-    )
+    left = [(cx - w * 0.8, top), (x - w * 0.8, base - h * 0.4), (x - w * 1.3, base)]
+    right = [(x + w * 1.3, base), (x + w * 0.8, base - h * 0.4), (cx + w * 0.8, top)]
+    trunk = smooth([*left, (x, base + w * 0.4), *right])
     fibres = (0.85 + 0.15 * np.sin(s.x * 70))[..., None]
     s.add(trunk, colour=stem * fibres, bump=0.12 * size + 0.03, texture=0.2, cells=30)
     if rng.random() < 0.5:
-        left = (cx - w * 1.5, top + h * 0.3)
-        right = (cx + w * 1.5, top + h * 0.3)
-        ring = smooth([left, (cx, top + h * 0.18), right, (cx, top + h * 0.36)])
+        middle = top + h * 0.3
+        ring = smooth([(cx - w * 1.5, middle), (cx, top + h * 0.18), (cx + w * 1.5, middle), (cx, top + h * 0.36)])
         s.add(ring, colour=stem * 0.95, bump=0.04)
     gills = 0.6 + 0.25 * np.sin(np.arctan2(s.y - top - 0.3 * size, s.x - cx) * 70)
     s.add(ellipse(cx, top, rx * 0.97, rx * rng.uniform(0.12, 0.25)), colour=stem * gills[..., None], bump=0)
