@@ -1,9 +1,14 @@
 "The learner where a notebook would be too slow or too dull: interrupts, threads, other programs, editors, odd uses that fastai's users know."
 
 import _thread
+import copy
+import datetime
+import decimal
+import enum
 import inspect
 import io
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -28,6 +33,7 @@ from vislearn.data.loaders import DataLoaders
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import Resize
 from vislearn.data.split import RandomSplitter
+from vislearn.data.targets import Category
 from vislearn.deploy.bundle import BundleError
 from vislearn.fastai_names import cnn_learner
 from vislearn.learner import Learner, load_learner, vision_learner
@@ -1032,3 +1038,212 @@ def test_unfreeze_says_what_norms_do(learn, train_bn):
         and torch.equal(before, learn.model.body[1].running_mean) != train_bn
         and learn.train_bn != train_bn
     )
+
+
+# what users change, give and switch
+
+
+def test_a_new_last_layer_learns_in_every_fit(pictures, tmp_path):
+    learn = vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, default_cbs=False)
+    learn.fit(1)
+    fits = [learn.fit, learn.fit_one_cycle, learn.fit_flat_cos, partial(learn.fit_sgdr, 1), learn.fit_head]
+    for fit in fits:
+        learn.model.head[-1] = nn.Linear(512, 3)
+        before = learn.model.head[-1].weight.detach().clone()
+        fit(1)
+        assert not torch.equal(before, learn.model.head[-1].weight), fit
+    learn.model.extra = nn.Linear(3, 3)  # belongs to no layer group
+    assert learn.layer_groups()[-1][-1] is learn.model.extra.bias
+    learn.model.head.add_module('more', nn.Linear(3, 3))
+    before = learn.model.head.more.weight.detach().clone()
+    learn.fit(1)
+    assert not torch.equal(before, learn.model.head.more.weight)
+
+
+def test_more_classes_than_outputs(pictures, tmp_path):
+    dls = make_dls(pictures, tmp_path)
+    for judge in lambda learn: learn.fit(1), lambda learn: learn.validate(), lambda learn: learn.lr_find(num_it=2):
+        with pytest.raises(ValueError, match='the network has 2 outputs, but Category.*needs 3'):
+            judge(Learner(dls, TinyNet(2), default_cbs=False))
+
+
+def test_an_export_is_not_judged_by_other_labels(trained, pictures, tmp_path):
+    learn = load_learner(trained.export(tmp_path / 'e.pkl'), model=TinyNet())
+    db = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=get_image_files,
+        splitter=RandomSplitter(0.25, seed=1),
+        get_y=lambda o: parent_label(o).upper(),
+        item_tfms=Resize(32),
+    )
+    other = db.dataloaders(pictures, bs=8, num_workers=0, device='cpu')
+    for judge in learn.validate, learn.get_preds, learn.show_results:
+        with pytest.raises(ValueError, match=r"trained on the labels \['blue', 'green', 'red'\], but these data have"):
+            judge(dl=other.valid)
+    assert len(learn.get_preds(dl=other.test_dl(other.valid.items))[0]) == other.valid.n  # without labels
+    learn.dls = other
+    with pytest.raises(ValueError, match='trained on the labels'):
+        learn.validate()
+    learn.fit(1)  # from now on the outputs mean these
+    assert learn.validate()[0] > 0
+
+
+class Colour(enum.Enum):
+    RED = 1
+    GREEN = 2
+
+
+PLAIN = [
+    (Path('a/b'), 'a/b'),
+    (datetime.date(2020, 1, 2), '2020-01-02'),
+    (decimal.Decimal('1.50'), 1.5),
+    (b'cat', 'cat'),
+    (Colour.RED, 'RED'),
+    (np.str_('cat'), 'cat'),
+    (np.int64(3), 3),
+]
+
+
+@pytest.mark.filterwarnings('ignore:the exported model answers with texts')
+@pytest.mark.parametrize('label,read', PLAIN, ids=[type(o).__name__ for o, _ in PLAIN])
+def test_labels_that_have_a_plain_form_are_exported_so(trained, tmp_path, label, read):
+    learn = copy.copy(trained)
+    learn.dls = copy.deepcopy(trained.dls)
+    for dl in learn.dls:
+        dl.dataset.target = Category([label, 'x', 'y'])
+    loaded = load_learner(learn.export(tmp_path / 'e.pkl'), model=TinyNet())
+    assert loaded.dls.vocab[0] == read and type(loaded.dls.vocab[0]) is type(read)
+
+
+def test_what_has_no_plain_form_is_refused_before_anything_is_written(trained, tmp_path):
+    learn = copy.copy(trained)
+    learn.dls = copy.deepcopy(trained.dls)
+    for dl in learn.dls:
+        dl.dataset.target.vocab[0] = object()
+    with pytest.raises(TypeError, match=r"the target\['vocab'\]\[0\] is <object.*can not hold"):
+        learn.export(tmp_path / 'e.pkl')
+    net = tiny_net()
+    net.config = lambda: {'arch': 'resnet18', 'arch_kwargs': {'act_layer': nn.ReLU}}
+    with pytest.raises(TypeError, match=r"the model's config\['arch_kwargs'\]\['act_layer'\] is <class"):
+        Learner(trained.dls, net, default_cbs=False).export(tmp_path / 'e.pkl')
+    assert not (tmp_path / 'e.pkl').exists()
+
+
+def test_numpy_arguments_are_exported_as_numbers(pictures, tmp_path):
+    learn = vision_learner(
+        make_dls(pictures, tmp_path),
+        'resnet18',
+        pretrained=False,
+        n_out=np.int64(3),
+        ps=np.float32(0.25),
+        lin_ftrs=[np.int64(16)],
+        default_cbs=False,
+    )
+    loaded = load_learner(learn.export())
+    file = learn.dls.valid.items[0]
+    assert torch.equal(loaded.predict(file)[2], learn.predict(file)[2])
+
+
+def test_an_export_is_read_from_an_open_file(trained, tmp_path):
+    file = trained.export(tmp_path / 'e.pkl')
+    want = trained.predict(trained.dls.valid.items[0])[2]
+    for opened in open(file, 'rb'), io.BytesIO(file.read_bytes()):
+        with opened as f:
+            learn = load_learner(f, model=TinyNet())
+        assert torch.equal(learn.predict(trained.dls.valid.items[0])[2], want)
+    with pytest.raises(BundleError, match='is not an exported vislearn model but a PNG picture'):
+        load_learner(io.BytesIO(trained.dls.valid.items[0].read_bytes()))
+
+
+@pytest.mark.parametrize('switch', ['inference_mode', 'float64', 'meta'])
+def test_a_loaded_learner_does_not_mind_torchs_switches(trained, tmp_path, switch):
+    file, item = trained.export(tmp_path / 'e.pkl'), trained.dls.valid.items[0]
+    want = trained.predict(item)[2]
+    try:
+        if switch == 'float64':
+            torch.set_default_dtype(torch.float64)
+        if switch == 'meta':
+            torch.set_default_device('meta')
+        with torch.inference_mode(switch == 'inference_mode'):
+            learn = load_learner(file, model=tiny_net() if switch == 'inference_mode' else copy.deepcopy(trained.model))
+            inside = learn.predict(item)[2]
+            assert learn.get_preds(dl=learn.dls.test_dl([item]))[0].shape == (1, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(inside.float(), want) and torch.equal(learn.predict(item)[2], want)
+
+
+def test_everything_trains_with_gradients_switched_off(pictures, tmp_path):
+    learn = vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, default_cbs=False)
+    torch.set_grad_enabled(False)
+    try:
+        learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
+        learn.fit_head(1)
+        learn.fine_tune(1)
+        assert not torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+    assert len(learn.history) == 3
+
+
+@pytest.mark.parametrize('lr', ['1e-3', np.float32(1e-3), np.array([1e-4, 1e-3]), torch.tensor(1e-3), slice('1e-3')])
+def test_rates_of_other_kinds_of_numbers(learn, lr):
+    learn.fit(1.0, lr)
+    assert learn.opt.param_groups[-1]['lr'] == pytest.approx(1e-3)
+    with pytest.raises((TypeError, ValueError), match='lr|rate'):
+        learn.fit(1, 'fast')
+    with pytest.raises((TypeError, ValueError), match='epochs'):
+        learn.fine_tune('many')
+
+
+def test_predict_follows_the_loaders_and_names_predict_batch(learn):
+    item = learn.dls.valid.items[0]
+    before = learn.predict(item)[2]
+    learn.dls.add_tfms([Resize(16)], 'after_item')
+    assert not torch.equal(before, learn.predict(item)[2])
+    assert torch.allclose(learn.predict(item)[2], learn.get_preds()[0][0], atol=1e-5)
+    with pytest.raises(TypeError, match='predict_batch'):
+        learn.predict([item, item])
+
+
+def test_predict_within_training_leaves_the_network_in_training_mode(pictures, tmp_path):
+    def fit(cbs):
+        learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+        learn.fit(2, cbs=cbs)
+        return learn.model
+
+    def ask(learn):
+        learn.predict(learn.dls.valid.items[0])
+        assert all(m.training for m in learn.model.modules())
+
+    assert same_weights(fit(None), fit(on('after_step', ask)))
+
+
+def test_learners_can_be_copied_and_pickled_after_use(learn):
+    item = learn.dls.valid.items[0]
+    learn.fit(1)
+    learn.validate()
+    want = learn.predict(item)[2]
+    for other in copy.deepcopy(learn), pickle.loads(pickle.dumps(learn)):
+        assert torch.equal(other.predict(item)[2], want) and other.recorder in other.cbs
+        other.fit(1, 1e-2)
+        assert torch.equal(learn.predict(item)[2], want) and not torch.equal(other.predict(item)[2], want)
+
+
+def test_losses_without_reduction_show_what_is_most_wrong(pictures, tmp_path):
+    learn = Learner(
+        make_dls(pictures, tmp_path),
+        tiny_net(),
+        loss_func=lambda p, t: nn.functional.cross_entropy(p, t),
+        default_cbs=False,
+    )
+    probs, targs, losses = learn.get_preds(with_loss=True)
+    assert torch.allclose(losses, -probs[range(len(targs)), targs].log(), atol=1e-4)
+
+
+def test_training_items_of_any_loader_come_whole_and_in_order(learn):
+    n = learn.dls.train.n
+    probs, targs = learn.get_preds(dl=learn.dls.train)
+    assert len(probs) == n and torch.equal(targs, learn.dls.train.dataset.y)
+    assert len(learn.tta(dl=learn.dls.train, n=1)[0]) == n

@@ -1,9 +1,14 @@
 "The training loop where a notebook can't go: real interrupts, GPUs, odd loaders."
 
 import _thread
+import copy
 import gc
+import multiprocessing
+import os
+import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -336,3 +341,212 @@ def test_an_error_says_where():
     with pytest.raises(ZeroDivisionError) as e:
         loop(on('after_loss', at(1, 2, lambda learn: 1 / 0))).fit(3)
     assert 'Stopped in epoch 1 (of 3), batch 3 of 4' in e.value.__notes__[0]
+
+
+# a fit trains what the model holds, by its own gradients and random numbers
+
+
+def test_a_replaced_layer_learns_and_the_others_keep_their_momentum():
+    learn = loop()
+    learn.fit(1)
+    old, first = learn.opt, learn.model[0].weight
+    momentum = old.state[first]['momentum_buffer']
+    learn.fit(1)
+    assert learn.opt is old  # nothing new, no new optimizer
+    learn.model[3] = nn.Linear(8, 2)
+    before = learn.model[3].weight.detach().clone()
+    learn.fit(1)
+    assert not torch.equal(before, learn.model[3].weight)
+    assert learn.opt.state[first]['momentum_buffer'] is momentum
+
+
+def test_a_replaced_model_and_an_added_layer_learn():
+    learn = loop()
+    learn.fit(1)
+    for model in net(), nn.Sequential(learn.model, nn.Linear(2, 2)):
+        learn.model = model
+        weights = [p for p in model.parameters() if p.ndim > 1]
+        before = [p.detach().clone() for p in weights]
+        learn.fit(1)
+        assert not any(map(torch.equal, before, weights))
+
+
+def test_an_optimizer_of_the_users_own_is_left_alone():
+    learn = loop()
+    learn.opt = torch.optim.SGD(learn.model[3].parameters(), lr=0.1)
+    before = learn.model[0].weight.detach().clone()
+    learn.fit(1)
+    assert torch.equal(before, learn.model[0].weight)
+
+
+def raise_(exc):
+    def f(learn):
+        raise exc
+
+    return f
+
+
+@pytest.mark.parametrize('cut', ['error', 'cancel', 'accumulation'])
+def test_no_gradient_of_one_fit_goes_into_the_next(cut):
+    learn, fresh = loop(lr=0.0), loop()
+    last = dict(error=RuntimeError, cancel=CancelBatchException).get(cut)
+    learn.n_acc = 10_000 if cut == 'accumulation' else 0
+    try:
+        learn.fit(1, cbs=on('after_backward', at(0, 3, raise_(last))) if last else None)
+    except RuntimeError:
+        pass
+    assert all(p.grad is None for p in learn.model.parameters()) and learn.unstepped == 0
+    learn.n_acc, learn.opt = 0, None
+    learn.model.load_state_dict(fresh.model.state_dict())
+    for o in learn, fresh:
+        o.fit(1, lr=0.1)
+    assert all(map(torch.equal, learn.model.state_dict().values(), fresh.model.state_dict().values()))
+
+
+def test_accumulated_gradients_are_the_mean_of_the_pictures_they_were_made_of():
+    "With n_acc=16 and batches of 6 a step sees 18 pictures, and is the step of one batch of 18."
+
+    def step(loader, n_acc):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            learn = TrainLoop((loader,), nn.Linear(4, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+        learn.n_acc = n_acc
+        learn.fit(1)
+        return learn.model.weight.detach()
+
+    small = [*zip(x[:18].split(6), y[:18].split(6))]
+    torch.testing.assert_close(step(small, 16), step([(x[:18], y[:18])], 0))
+
+
+def test_the_weighted_validation_loss_does_not_depend_on_the_batch_size():
+    weight = torch.tensor([1.0, 9.0])
+    losses = []
+    for bs in 3, 16, 96:
+        learn = loop()
+        learn.loss_func = nn.CrossEntropyLoss(weight=weight)
+        losses.append(learn.validate(dl=[*zip(x.split(bs), y.split(bs))])[0])
+    logits = learn.get_preds(dl=[(x, y)])[0]
+    each = -logits.log_softmax(1)[range(96), y]
+    by_hand = (each * weight[y]).sum() / weight[y].sum()
+    assert losses == pytest.approx([by_hand.item()] * 3, rel=1e-5)
+
+
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Linear(32, 2))
+
+    def forward(self, x):
+        time.sleep(1e-3)
+        return self.net(x)
+
+
+def seeded(seed):
+    return TrainLoop((batches,), Dropped(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1, seed=seed)
+
+
+def first_weight(learn):
+    learn.fit(3)
+    return learn.model.net[0].weight.detach()
+
+
+def test_seeded_fits_in_two_threads_give_what_each_gives_alone():
+    alone = [first_weight(seeded(1)), first_weight(seeded(2))]
+    learners = [seeded(1), seeded(2)]
+    with ThreadPoolExecutor(2) as pool:
+        together = [*pool.map(first_weight, learners)]
+    assert all(map(torch.equal, alone, together)) and not torch.equal(*alone)
+
+
+def test_get_preds_from_several_threads():
+    learn = loop()
+    loaders = [[(x[i : i + 8], y[i : i + 8]) for i in range(j, 96, 8)] for j in (0, 8, 16, 24)]
+    want = [learn.get_preds(dl=dl) for dl in loaders]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            got = [*pool.map(lambda dl: learn.get_preds(dl=dl), loaders)]
+            assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(got, want))
+
+
+def test_judging_in_another_thread_while_training_is_an_error_that_says_so():
+    def ask(learn):
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(learn.get_preds).exception())
+
+    seen = []
+    loop().fit(1, cbs=on('after_batch', at(0, 1, ask)))
+    assert 'being trained in another thread' in str(seen[0])
+
+
+def test_judging_within_a_training_batch_leaves_the_run_as_it_was():
+    def judge(learn):
+        before = learn.xb, learn.loss, learn.iter, learn.n_iter
+        learn.validate()
+        learn.get_preds()
+        assert learn.model.training and learn.training
+        assert all(a is b or a == b for a, b in zip(before, (learn.xb, learn.loss, learn.iter, learn.n_iter)))
+
+    plain, judged = loop(), loop(on('after_loss', lambda learn: judge(learn) if learn.training else None))
+    for learn in plain, judged:
+        learn.fit(2)
+    assert all(map(torch.equal, plain.model.state_dict().values(), judged.model.state_dict().values()))
+
+
+@pytest.mark.parametrize('switch', [torch.inference_mode, torch.no_grad])
+def test_fits_do_not_mind_torchs_switches(switch):
+    plain, switched = loop(), loop()
+    plain.fit(1)
+    with switch():
+        dls = ([(a + 0, b + 0) for a, b in batches[:4]], batches[4:])  # made in that mode
+        switched.dls = dls
+        switched.fit(1)
+        assert switched.validate()[0] == plain.validate()[0]
+    assert all(map(torch.equal, plain.model.state_dict().values(), switched.model.state_dict().values()))
+
+
+def test_epochs_of_other_kinds_of_numbers():
+    learn = loop()
+    learn.fit(1.0)
+    learn.fit('1')
+    assert len(learn.history) == 2
+    for wrong in 1.5, 'one', None, -1:
+        with pytest.raises((TypeError, ValueError), match='n_epoch'):
+            learn.fit(wrong)
+
+
+def test_copies_after_use():
+    learn = loop(metrics='accuracy')
+    learn.fit(1)
+    for other in copy.deepcopy(learn), pickle.loads(pickle.dumps(loop_of_functions())):
+        before = learn.model[0].weight.detach().clone()
+        other.fit(1, lr=0.1)
+        assert torch.equal(before, learn.model[0].weight) and other.validate()[0] > 0
+
+
+def loop_of_functions():
+    learn = TrainLoop((batches[:4], batches[4:]), net(), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    learn.fit(1)
+    learn.get_preds()
+    return learn
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_after_a_fork():
+    learn = loop_of_functions()
+    want = learn.get_preds()[0]
+    context = multiprocessing.get_context('fork')
+    queue = context.SimpleQueue()
+
+    def child():
+        same = torch.equal(learn.get_preds()[0], want)
+        learn.fit(1)
+        queue.put((same, len(learn.history)))
+
+    p = context.Process(target=child)
+    p.start()
+    p.join(60)
+    alive = p.is_alive()
+    p.kill()
+    assert not alive and queue.get() == (True, 2)

@@ -837,9 +837,9 @@ def load_learner(
 
     It has no data of its own, but `learn.dls.test_dl(items)` prepares pictures as validation did.
     """
-    state = load_bundle(fname)
     device = torch.device('cpu') if cpu else default_device()
     with torch_switches(grad=True):
+        state = load_bundle(fname)
         items, batches = bundle_pipelines(state, item_tfms, batch_tfms)
         target = Target.from_dict(state['target'])
         get_x = bundle_reader(state)
