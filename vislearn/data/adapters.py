@@ -166,7 +166,7 @@ class TorchvisionAdapter(DatasetAdapter):
         return any(getattr(dataset, k, None) is not None for k in ('targets', 'labels', '_labels', 'samples'))
 
     def pictures(self) -> list[Any]:
-        files = getattr(self.dataset, 'samples', None)
+        files: Any = getattr(self.dataset, 'samples', None)
         as_they_are = getattr(self.dataset, 'transform', None) is None and self.x_key is None
         if files and as_they_are and len(files) == len(self.dataset) and isinstance(files[0][0], (str, os.PathLike)):
             return [o[0] for o in files]  # opened our way: upright
@@ -174,7 +174,7 @@ class TorchvisionAdapter(DatasetAdapter):
 
     def known_labels(self) -> list[Any] | None:
         found = [getattr(self.dataset, k, None) for k in ('targets', 'labels', '_labels')]
-        ys = next((o for o in found if o is not None), None)
+        ys: Any = next((o for o in found if o is not None), None)
         if ys is None and getattr(self.dataset, 'samples', None):
             ys = [o[1] for o in self.dataset.samples]
         if ys is None or self.y_key not in (None, 1) or len(ys) != len(self.dataset):
@@ -221,7 +221,7 @@ class HuggingFaceAdapter(DatasetAdapter):
         features = getattr(self.dataset, 'features', None)
         if not hasattr(features, 'keys'):
             return super().class_names()
-        return getattr(features[self._label_column()], 'names', None)
+        return getattr(features[self._label_column()], 'names', None)  # type: ignore[index]
 
 
 def adapter_for(
@@ -229,7 +229,7 @@ def adapter_for(
     x_key: int | str | None = None,  # where the picture is in an item; found out if not given
     y_key: int | str | None = None,  # where the label is
 ) -> DatasetAdapter:
-    "The adapter for a data set: the first that handles it, your own (any subclass) before ours; or the data set itself."
+    "The adapter for a data set: the first that handles it, your own (any subclass) before ours."
     if isinstance(dataset, DatasetAdapter):
         return dataset
     for kind in DatasetAdapter.kinds:

@@ -52,7 +52,7 @@ class BatchPipeline(Pipeline):
 
     @property
     def repeatable(self) -> bool:
-        "Does all that is random in it come from the `rng` it is given? Of foreign callables and `encodes` it is not known."
+        "Does all that is random in it come from the `rng` it is given? Not known of foreign callables and `encodes`."
         return all(isinstance(t, Transform) and not t.uses_encodes for t in self.tfms)
 
     def decode(
@@ -138,9 +138,13 @@ def load_to_send(
     seed: int,
 ) -> tuple[list[int], dict[int, tuple[str, str]], list[np.ndarray]]:
     "What `load_batch` gives, with arrays in the order in which they lie in memory."
-    set_seed(item_rng(seed, epochs[0], idxs[0]).randrange(2**32))
+    first = item_rng(seed, epochs[0], idxs[0])
+    set_seed(first.randrange(2**32))
     read, bad, batch = load_batch(dataset, idxs, epochs, seed)
-    return read, bad, [(o.movedim(1, -1) if o.ndim == 4 else o).numpy() for o in batch]
+    arrays = []
+    for o in batch:
+        arrays.append(o.movedim(1, -1).numpy() if o.ndim == 4 else o.numpy())
+    return read, bad, arrays
 
 
 def from_sent(

@@ -59,7 +59,7 @@ def as_items(
     if hasattr(o, 'iterrows'):
         return L(row for _, row in o.iterrows())
     if isinstance(o, (str, os.PathLike)):
-        return L(get_image_files(o)) if os.path.isdir(o) else L([o])
+        return L(get_image_files(os.fspath(o))) if os.path.isdir(o) else L([o])
     if is_row(o) or isinstance(o, (bytes, bytearray, Image.Image)):
         return L([o])
     if isinstance(o, (np.ndarray, torch.Tensor)) and o.ndim in (2, 3) and o.dtype != object:
@@ -240,7 +240,7 @@ class Dataset:
         item_tfms: ItemPipeline | None = None,  # as now if not given
         name: str | None = None,
     ) -> 'Dataset':
-        "A data set like this one with other items (and their labels) or transforms; with other transforms it has no cache."
+        "A data set like this one with other items (and their labels) or transforms; with these it has no cache."
         return Dataset(
             self.items if items is None else items,
             self.y if items is None else y,

@@ -94,7 +94,7 @@ def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
             continue
         raise TypeError(
             f'the labels are points in the picture, and where {t!r} moves pixels to is not known, so they can not '
-            'follow. Leave it out; or, if it moves none (it changes colours, say), mark it: put moves_pixels = False on it'
+            'follow. Leave it out; or, if it moves none (it changes colours, say), put moves_pixels = False on it'
         )
     if dataset.cache is not None:
         raise TypeError('a cache keeps pictures in another size, and the labels are points in pixels: leave out cache=')
@@ -263,7 +263,7 @@ class Loader:
     # who reads
     @property
     def _finishes(self) -> bool:
-        "Does the thread that reads a batch also do the batch transforms, since these run on the processor in any order?"
+        "Does the thread that reads a batch also do its batch transforms? On the processor, where any order will do."
         in_threads = self.num_workers > 0 and self.workers == 'thread'
         return in_threads and self.device.type == 'cpu' and self.batch_tfms.repeatable
 
@@ -404,7 +404,7 @@ class Loader:
         stage: str = 'batch',  # as they are 'open'ed, after the 'item' transforms, or as the 'batch' for the network
         ctxs: Sequence[Any] | None = None,  # Axes to draw on; None makes new ones
     ) -> None:
-        "Draw pictures as the network sees them (normalisation undone), titled with their labels; or at an earlier stage."
+        "Draw pictures as the network sees them (normalisation undone), with their labels; or at an earlier stage."
         if stage not in _STAGES:
             raise ValueError(f"stage is 'open', 'item' or 'batch', got {stage!r}{suggest(stage, _STAGES)}")
         if isinstance(b, int):
@@ -647,7 +647,7 @@ class DataLoaders:
         self.train.show_batch(b, max_n, nrows, ncols, unique, figsize=figsize, imsize=imsize, stage=stage, ctxs=ctxs)
 
     def check(self) -> Report:
-        "What the data is like and what looks wrong with it: counts, sizes, copies, and one picture traced through every step."
+        "What the data is like and what looks wrong with it: counts, sizes, copies, and one picture step by step."
         trace: list[tuple[str, Any]] = []
         for i in range(min(20, len(self.train_ds))):  # the first that can be opened
             try:

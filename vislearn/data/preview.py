@@ -27,21 +27,22 @@ def early_pictures(
     opened: bool = False,  # as they are opened, without the item transforms
 ) -> tuple[list[torch.Tensor], Any]:  # pictures (3,h,w) uint8 and their labels, None without
     "Items before they become a batch."
+    y = ds.y
     tfms = ItemPipeline(None, ds.item_tfms.mode) if opened else ds.item_tfms
     ims, points = [], []
     for i, epoch in zip(idxs, epochs):
         trail: list[torch.Tensor] | None = [] if ds.moves else None
         ims.append(tfms(ds.source(i), item_rng(seed, epoch, i), trail))
-        if trail is not None:
-            points.append(move_points(ds.y[i], to_source(trail, ims[-1]).inverse()))
-    if ds.y is None:
+        if trail is not None and y is not None:
+            points.append(move_points(y[i], to_source(trail, ims[-1]).inverse()))
+    if y is None:
         return ims, None
-    return ims, points if ds.moves else ds.y[list(idxs)]
+    return ims, points if ds.moves else y[list(idxs)]
 
 
 def draw_pictures(
     ims: Sequence[torch.Tensor],  # (c,h,w) each
-    y: Sequence[Any] | None,  # encoded labels
+    y: Any,  # encoded labels; None without
     target: Target | None,  # what they mean
     nrows: int | None = None,
     ncols: int | None = None,
@@ -55,8 +56,8 @@ def draw_pictures(
         if y is None or target is None:
             show_image(im, ax)
             continue
-        show_image(im, ax, title=target.show(torch.as_tensor(y[i]).cpu()))
-        target.draw(ax, im.shape[-2:], y[i])
+        show_image(im, ax, title=target.show(y[i].cpu()))
+        target.draw(ax, (im.shape[-2], im.shape[-1]), y[i])
 
 # %% ../../nbs/data/19_preview.ipynb #7a7c66af
 def step_name(

@@ -62,7 +62,7 @@ def _do(f: Callable, job: tuple) -> tuple[bool, Any]:
 
 # %% ../../nbs/data/16_workers.ipynb #10f41dd6
 class WorkerError(RuntimeError):
-    "Worker processes died more often than bad luck explains; the message names what they were reading, and the likely cause."
+    "Worker processes died more often than bad luck explains; the message says what was read, and the likely cause."
 
 
 _CAUSES = (
@@ -70,6 +70,10 @@ _CAUSES = (
     "smaller batches or pictures, or workers='thread', which share one memory. Or a file crashes its decoder: "
     'verify_images(files) finds it. In a script, whatever starts training belongs under if __name__ == "__main__":'
 )
+
+
+def _reprs(job: tuple) -> list[str]:
+    return [repr(o) for o in job]
 
 
 def _first_ten(names: Sequence[str]) -> str:
@@ -130,7 +134,7 @@ class Workers:
     def run(
         self,
         jobs: Iterable[tuple],  # the arguments of `f` after `held`
-        names: Callable[[tuple], Sequence[str]] = lambda job: [repr(o) for o in job],  # what a job reads, for messages
+        names: Callable[[tuple], Sequence[str]] = _reprs,  # what a job reads, for messages
     ) -> Iterator[Any]:  # in the order of the jobs
         "The answers to `jobs`, `n`+1 of them under way at a time."
         self.deaths = 0
