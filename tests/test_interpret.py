@@ -245,6 +245,22 @@ def test_numbers_have_losses_but_no_classes():
         ClassificationInterpretation.from_learner(learn)
 
 
+class MeanOnly(nn.Module):
+    "A loss that knows no `reduction`, like timm's."
+
+    def forward(self, pred, targ):
+        return F.cross_entropy(pred, targ)
+
+
+@pytest.mark.parametrize('loss', [lambda pred, targ: F.cross_entropy(pred, targ), MeanOnly()], ids=['lambda', 'module'])
+def test_losses_without_reduction_are_taken_item_by_item(single, loss):
+    expected = ClassificationInterpretation.from_learner(single).losses
+    single.loss_func = loss
+    i = ClassificationInterpretation.from_learner(single)
+    torch.testing.assert_close(i.losses, expected)
+    assert i.top_losses(1)[1] == expected.argmax()
+
+
 @pytest.mark.parametrize('stdout', ['missing', 'closed', 'only write', 'ascii'])
 def test_reports_are_printed_whatever_stands_behind_stdout(single, monkeypatch, stdout):
     single.dls.target.vocab[0] = 'a very long label that is cut in the middle to fit, and an é'
