@@ -297,12 +297,18 @@ def _fish_body(deep: float) -> np.ndarray:
 
 def _fish_face(s: Sprite, deep: float, back: np.ndarray) -> None:
     "Gill, mouth and eye."
-    gill = [(-0.5, -deep * 0.5), (-0.44, -deep * 0.2), (-0.43, deep * 0.1), (-0.5, deep * 0.45)]
-    s.paint(s.mask(gill, width=0.022), back * 0.4)
-    s.paint(s.mask([(-0.86, 0.05), (-0.74, 0.1)], width=0.02), back * 0.3)
-    for r, c in ((0.075, (0.95, 0.9, 0.75)), (0.045, (0.03, 0.03, 0.04))):
-        s.paint(s.mask(ellipse(-0.63, -0.06, r)), c, bump=0.03, texture=0)
-    s.paint(s.mask(ellipse(-0.65, -0.08, 0.014)), (1, 1, 1), texture=0)
+    x = [-0.5, -0.44, -0.43, -0.5]
+    y = [-deep * 0.5, -deep * 0.2, deep * 0.1, deep * 0.45]
+    gill = s.mask(points(x, y), width=0.022)
+    s.paint(gill, back * 0.4)
+    mouth = s.mask([(-0.86, 0.05), (-0.74, 0.1)], width=0.02)
+    s.paint(mouth, back * 0.3)
+    eye = s.mask(ellipse(-0.63, -0.06, 0.075))
+    s.paint(eye, (0.95, 0.9, 0.75), bump=0.03, texture=0)
+    pupil = s.mask(ellipse(-0.63, -0.06, 0.045))
+    s.paint(pupil, (0.03, 0.03, 0.04), bump=0.03, texture=0)
+    glint = s.mask(ellipse(-0.65, -0.08, 0.014))
+    s.paint(glint, (1, 1, 1), texture=0)
 
 
 def fish(s: Sprite):
