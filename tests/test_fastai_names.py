@@ -5,7 +5,9 @@ import json
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import torch
 from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
@@ -302,3 +304,39 @@ def test_contexts(learn, capsys):
     with learn.removed_cbs(v.Recorder):
         assert not hasattr(learn, 'recorder')
     assert hasattr(learn, 'recorder') and not hasattr(learn, 'gradient_clip')
+
+
+def test_metrics_as_fastai_makes_them():
+    p, t = torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [2, 0, 0]]), torch.tensor([0, 1, 1, 2])
+
+    def share(truth, answers, average=None):
+        assert average == 'macro' and isinstance(answers, np.ndarray)
+        return (truth == answers).mean()
+
+    assert v.skm_to_fastai(share, average='macro')(p, t) == 0.5
+    flat = v.AccumMetric(lambda a, b: (a - b).abs().max(), flatten=True)
+    assert flat(torch.ones(2, 2), torch.zeros(2, 2)) == 1
+    right = v.AccumMetric(lambda a, b: (a == b).float().mean(), dim_argmax=-1, name='right')
+    assert right(p, t) == 0.5 and right.__name__ == 'right'
+    # class 0: one of two pictures called or being it; class 1: one of two; class 2: none of two
+    assert v.Jaccard(average=None)(p, t).tolist() == pytest.approx([0.5, 0.5, 0])
+    assert v.JaccardMulti()(torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[1.0, 0], [0, 1]])) == pytest.approx(0.75)
+    assert v.PearsonCorrCoef()(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 6])) == pytest.approx(1)
+
+
+def test_metric_classes_written_for_fastai_in_a_learner(pictures, tmp_path):
+    class Seen(v.Metric):
+        def reset(self):
+            self.n = 0
+
+        def accumulate(self, learn):
+            self.n += len(learn.yb[0])
+
+        @property
+        def value(self):
+            return self.n
+
+    learn = v.Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=[Seen(), v.accuracy], default_cbs=False)
+    assert learn.validate()[1] == learn.dls.valid.n
+    learn.fit(1)
+    assert learn.history[0]['seen'] == learn.dls.valid.n

@@ -134,6 +134,7 @@ from .deploy.predictor import Predictor
 from .fastai_names import OTHER_TASKS as _OTHER_TASKS
 from .fastai_names import OTHER_WAYS as _OTHER_WAYS
 from vislearn.fastai_names import (
+    AccumMetric,
     APScoreBinary,
     APScoreMulti,
     AvgMetric,
@@ -149,14 +150,18 @@ from vislearn.fastai_names import (
     FocalLossFlat,
     HammingLoss,
     HammingLossMulti,
+    Jaccard,
+    JaccardMulti,
     L1LossFlat,
     LabelSmoothingCrossEntropyFlat,
     Lambda,
     MatthewsCorrCoef,
     MatthewsCorrCoefMulti,
+    Metric,
     Module,
     MSELossFlat,
     NormType,
+    PearsonCorrCoef,
     Perplexity,
     Precision,
     PrecisionMulti,

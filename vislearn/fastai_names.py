@@ -7,10 +7,11 @@ __all__ = ['MSELossFlat', 'NormType', 'cnn_learner', 'OTHER_TASKS', 'OTHER_WAYS'
            'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef',
            'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti',
            'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti',
-           'AvgMetric', 'skm_to_fastai', 'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor',
-           'to_np', 'to_cpu', 'image2tensor', 'TensorImage', 'has_pool_type', 'create_body', 'params',
-           'trainable_params', 'num_features_model', 'noop', 'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock',
-           'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'NotHere', 'instead_of']
+           'Jaccard', 'JaccardMulti', 'PearsonCorrCoef', 'AvgMetric', 'Metric', 'AccumMetric', 'skm_to_fastai',
+           'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor', 'to_np', 'to_cpu', 'image2tensor',
+           'TensorImage', 'has_pool_type', 'create_body', 'params', 'trainable_params', 'num_features_model', 'noop',
+           'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50',
+           'NotHere', 'instead_of']
 
 # %% ../nbs/20_fastai_names.ipynb #0e7875a9
 import enum
@@ -42,8 +43,10 @@ from vislearn.train.metrics import (
     f1_score,
     fbeta_score,
     hamming_loss,
+    jaccard_score,
     matthews_corrcoef,
     metric_name,
+    pearson_corrcoef,
     perplexity,
     precision_score,
     r2_score,
@@ -172,34 +175,126 @@ def BrierScoreMulti(sigmoid: bool = True) -> Callable:
     "`brier_score` for several labels per picture."
     return partial(brier_score, logits=sigmoid)
 
+# %% ../nbs/20_fastai_names.ipynb #fb32bf0d
+def Jaccard(average: str | None = 'auto', pos_label: int = 1) -> Callable:
+    "`jaccard_score` for one label per picture."
+    return partial(jaccard_score, average=check_average(average), pos_label=pos_label)
+
+
+def JaccardMulti(
+    thresh: float | Sequence[float] = 0.5, sigmoid: bool = True, average: str | None = 'macro'
+) -> Callable:
+    "`jaccard_score` for several labels per picture."
+    return partial(jaccard_score, thresh=thresh, logits=sigmoid, average=check_average(average))
+
+
+def PearsonCorrCoef() -> Callable:
+    "`pearson_corrcoef`."
+    return pearson_corrcoef
+
 # %% ../nbs/20_fastai_names.ipynb #0e251e7f
 def AvgMetric(f: Callable) -> Callable:
     "The metric `f` itself, as a metric already sees the whole epoch."
     return f
 
 # %% ../nbs/20_fastai_names.ipynb #db278e02
+class Metric:
+    "Base of metric classes written for fastai: `reset`, `accumulate(learn)` and the property `value`. Here `learn` holds the whole epoch."
+
+    def reset(self) -> None:
+        "Forget the epoch before."
+
+    def accumulate(
+        self,
+        learn: Any,  # `learn.pred` (n,c), `learn.y`, and `learn.yb`, a tuple that holds `learn.y`
+    ) -> None:
+        "Take in the predictions of an epoch."
+        raise NotImplementedError
+
+    @property
+    def value(self) -> Any:
+        "The metric."
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        "The name of its column."
+        return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(self).__name__.removesuffix('Metric') or 'Metric').lower()
+
+
+_ACTIVATIONS: dict[str | None, Callable[[Tensor, int], Tensor]] = {
+    None: lambda p, axis: p,
+    'no': lambda p, axis: p,
+    'sigmoid': lambda p, axis: p.sigmoid(),
+    'softmax': lambda p, axis: p.softmax(axis),
+}
+
+
+def _activation(name: str | None) -> Callable[[Tensor, int], Tensor]:
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation must be 'softmax', 'sigmoid', 'no' or None; got {name!r}")
+    return _ACTIVATIONS[name]
+
+
+class AccumMetric:
+    "A function of all predictions and targets of an epoch as a metric."
+
+    def __init__(
+        self,
+        func: Callable,  # func(preds, targs)
+        dim_argmax: int | None = None,  # take the highest class along this dimension first
+        activation: str | None = 'no',  # 'softmax', 'sigmoid' or 'no', applied first
+        thresh: float | None = None,  # 0-1, decisions are yes above it
+        to_np: bool = False,  # hand over NumPy arrays
+        invert_arg: bool = False,  # func takes the targets first
+        flatten: bool = True,  # hand over one row
+        name: str | None = None,  # of its column; the function's if not given
+        **kwargs: Any,  # for func
+    ):
+        self.func, self.dim_argmax, self.thresh = func, dim_argmax, thresh
+        self.activate = _activation(activation)
+        self.to_np, self.invert_arg, self.flatten, self.kwargs = to_np, invert_arg, flatten, kwargs
+        self.__name__ = name or metric_name(func)
+
+    def __call__(
+        self,
+        preds: Tensor,  # (n,c) logits
+        targs: Tensor,  # (n,) or (n,c)
+    ) -> Tensor:
+        "The value over these predictions."
+        p = self.activate(preds, -1 if self.dim_argmax is None else self.dim_argmax)
+        if self.dim_argmax is not None:
+            p = p.argmax(self.dim_argmax)
+        if self.thresh is not None:
+            p = p > self.thresh
+        pair = [o.flatten() if self.flatten else o for o in (p, targs)]
+        if self.to_np:
+            pair = [np.asarray(o.cpu()) for o in pair]
+        if self.invert_arg:
+            pair.reverse()
+        return torch.as_tensor(self.func(*pair, **self.kwargs))
+
+
 def skm_to_fastai(
     func: Callable,  # func(truth, answers) on numpy arrays
     is_class: bool = True,  # answers are decisions; False hands over the scores themselves
     thresh: float | None = None,  # 0-1, several labels: decisions are yes above it; None takes the highest class
     axis: int = -1,  # dimension that holds the classes
     activation: str | None = None,  # 'softmax', 'sigmoid' or None, applied first; default 'sigmoid' with `thresh`
-) -> Callable:
+    **kwargs: Any,  # for func, such as average='macro'
+) -> AccumMetric:
     "A metric from a scikit-learn style function."
-    acts = {None: lambda p: p, 'no': lambda p: p, 'sigmoid': torch.sigmoid, 'softmax': lambda p: p.softmax(axis)}
-    if activation not in acts:
-        raise ValueError(f"activation must be 'softmax', 'sigmoid', 'no' or None; got {activation!r}")
-    if activation is None and thresh is not None and is_class:
-        activation = 'sigmoid'
-
-    def _metric(preds, targs):
-        p = acts[activation](preds)
-        if is_class:
-            p = p.argmax(axis) if thresh is None else p > thresh
-        return torch.as_tensor(func(np.asarray(targs.cpu()), np.asarray(p.cpu())))
-
-    _metric.__name__ = metric_name(func)
-    return _metric
+    decides_by_thresh = is_class and thresh is not None
+    return AccumMetric(
+        func,
+        dim_argmax=axis if is_class and thresh is None else None,
+        activation='sigmoid' if activation is None and decides_by_thresh else activation,
+        thresh=thresh if is_class else None,
+        to_np=True,
+        invert_arg=True,
+        flatten=False,
+        **kwargs,
+    )
 
 # %% ../nbs/20_fastai_names.ipynb #8a2630cb
 class LabelSmoothingCrossEntropyFlat(LabelSmoothingCrossEntropy):
