@@ -107,7 +107,7 @@ def modules() -> dict[str, str]:
 
 
 # What a module may import: packages further left, and the modules of its own package that come before it.
-ORDER = 'ground models data collect train deploy interpret recipes learner clean fastai_names all widgets app'.split()
+ORDER = 'ground models data collect train deploy interpret recipes learner clean fastai_names all widgets app __main__'.split()
 
 
 def package(module: str) -> str:

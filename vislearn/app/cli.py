@@ -18,6 +18,7 @@ from fastcore.script import anno_parser
 
 from .predict import bench, evaluate, export, info, predict
 from .serve import serve
+from .train_run import audit, check, lr_find, models, show, train
 
 # %% ../../nbs/app/09_cli.ipynb #8a4788e4
 def _picture(file: Path) -> None:
@@ -122,6 +123,12 @@ verbs: dict[str, Callable] = {
     'info': info,
     'bench': bench,
     'serve': serve,
+    'train': train,
+    'lr-find': lr_find,
+    'check': check,
+    'audit': audit,
+    'models': models,
+    'show': show,
 }
 
 
