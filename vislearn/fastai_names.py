@@ -9,9 +9,9 @@ __all__ = ['MSELossFlat', 'NormType', 'cnn_learner', 'OTHER_TASKS', 'OTHER_WAYS'
            'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti',
            'Jaccard', 'JaccardMulti', 'PearsonCorrCoef', 'AvgMetric', 'Metric', 'AccumMetric', 'skm_to_fastai',
            'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor', 'to_np', 'to_cpu', 'image2tensor',
-           'TensorImage', 'has_pool_type', 'create_body', 'params', 'trainable_params', 'num_features_model', 'noop',
-           'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50',
-           'NotHere', 'instead_of']
+           'has_pool_type', 'create_body', 'params', 'trainable_params', 'num_features_model', 'noop', 'Module',
+           'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'NotHere',
+           'instead_of']
 
 # %% ../nbs/20_fastai_names.ipynb #0e7875a9
 import enum
@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .data.dataset import TensorImage
 from .data.image import to_tensor
-from .data.show import show_image
 from .data.targets import SquaredError
 from .learner import vision_learner
 from .models.backbone import adapt_input
@@ -357,22 +357,6 @@ def to_cpu(b: Any) -> Any:
 def image2tensor(img: Any) -> Tensor:  # (c,h,w) uint8
     "A Pillow picture or an array (h,w[,c]) as a tensor."
     return to_tensor(img)
-
-
-class TensorImage(Tensor):
-    "A tensor (c,h,w) that can show itself. The library itself passes plain tensors along."
-
-    @staticmethod
-    def __new__(cls, x: Any) -> 'TensorImage':
-        return torch.as_tensor(np.array(x) if isinstance(x, Image.Image) else x).as_subclass(cls)
-
-    def show(
-        self,
-        ctx: Any = None,  # Axes to draw on; None makes new ones
-        title: str | None = None,
-    ) -> None:
-        "Draw the picture."
-        show_image(self.as_subclass(Tensor), ctx=ctx, title=title)
 
 # %% ../nbs/20_fastai_names.ipynb #28c09e32
 def has_pool_type(m: nn.Module) -> bool:
