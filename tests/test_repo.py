@@ -145,11 +145,14 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if name_of(o) in modules().values()], ids=name_of)
 def test_lessons_use_what_stands_below(nb):
-    "A lesson needs only what its readers have met; the built-in pictures are everyone's."
+    "A lesson needs only what its readers have met; the built-in pictures are everyone's, and what is shown of mistakes needs a learner."
     module = next(k for k, v in modules().items() if v == name_of(nb))
     code = [source(c) for c in read_nb(nb)['cells'] if is_run(c)]
     above = {
-        other for c in code for other, _ in imported(c) if other != 'collect.samples' and height(other) > height(module)
+        other
+        for c in code
+        for other, _ in imported(c)
+        if other not in ('collect.samples', 'learner') and height(other) > height(module)
     }
     assert not above, f'{module} shows its work with {sorted(above)}, which stand above it'
 
