@@ -100,7 +100,8 @@ class Batcher:
         "Put pictures into the queue, all of them or none: `Busy` when it is too long."
         with self._lock:
             expected = self.waiting * self.seconds_each
-            if self.waiting and (self.waiting + len(items) > self.queue or expected > self.patience):
+            is_full = self.waiting >= self.queue or (self.waiting and self.waiting + len(items) > self.queue)
+            if is_full or expected > self.patience:
                 raise Busy(max(1.0, expected))
             if not self.waiting:
                 self._busy_since = time.monotonic()
