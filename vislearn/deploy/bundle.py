@@ -45,10 +45,12 @@ PLAIN_NAMES = {
 
 
 def pickle_names(
-    f: BinaryIO,  # at the start of a pickle
+    f: IO[bytes],  # at the start of a pickle
 ) -> set[str]:
     "The functions and classes that a pickle names, as 'module.name'; it is read, never run."
-    names, strings, memo = set(), [], {}
+    names: set[str] = set()
+    strings: list[Any] = []
+    memo: dict[Any, Any] = {}
     for op, arg, _ in pickletools.genops(f):
         if op.name in ('GLOBAL', 'INST'):
             names.add(arg.replace(' ', '.'))
@@ -85,6 +87,9 @@ _STARTS = {
 
 class _File:
     "A file by its path, or an open one, of which the rest is read; either can be opened again and again."
+
+    name: str
+    open: Callable[[], Any]
 
     def __init__(self, source: str | Path | BinaryIO):
         if isinstance(source, (str, Path)):
@@ -313,7 +318,7 @@ def _check_fields(state: Mapping[str, Any], name: str) -> None:
         raise BundleError(f'{name} is damaged: its entries {wrong} are missing or of the wrong kind')
 
 
-_FIELDS = {
+_FIELDS: dict[str, Any] = {
     'config': (dict, type(None)),
     'model_class': str,
     'weights': dict,

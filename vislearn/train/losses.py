@@ -136,6 +136,9 @@ class FocalLoss(_PerClass):
 class BCEWithLogitsLossFlat(nn.Module):
     "Binary cross entropy of logits and yes-or-no targets (numbers 0-1)."
 
+    weight: Tensor | None  # (c,)
+    pos_weight: Tensor | None  # (c,)
+
     activation = staticmethod(torch.sigmoid)
 
     def __init__(
@@ -171,6 +174,8 @@ class BCEWithLogitsLossFlat(nn.Module):
 
 class BCELossFlat(nn.Module):
     "Binary cross entropy of probabilities, for networks that end in a sigmoid."
+
+    weight: Tensor | None  # (c,)
 
     def __init__(
         self,

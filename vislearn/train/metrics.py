@@ -196,7 +196,7 @@ def fbeta_score(
     logits: bool = True,  # several labels only: False when preds are probabilities
 ) -> Tensor:  # 0-1, `(c,)` for average 'none'
     "Weighted harmonic mean of precision and recall."
-    how = dict(average=average, pos_label=pos_label, thresh=thresh, logits=logits)
+    how: dict[str, Any] = dict(average=average, pos_label=pos_label, thresh=thresh, logits=logits)
     return _score('fbeta_score', preds, targs, **how, beta=float(beta))
 
 # %% ../../nbs/train/02_metrics.ipynb #74ca98af
@@ -601,7 +601,7 @@ def _has(f: Any, *names: str) -> bool:
 
 
 def compute_metric(
-    f: Callable | Any,  # function (preds, targs), or an object with reset, update, compute (or accumulate, value)
+    f: Any,  # function (preds, targs), or an object with reset, update, compute (or accumulate, value)
     preds: Tensor,  # (n,c) logits
     targs: Tensor,  # (n,) or (n,c)
     probs: Tensor | None = None,  # (n,c) what an object is handed instead of logits
@@ -684,5 +684,6 @@ def get_metric(
     if name not in METRICS:
         raise ValueError(f'unknown metric {name!r}{suggest(name, METRICS)}; there are {", ".join(METRICS)}')
     f = METRICS[name]
-    decides = target is not None and target.decision_args() and 'thresh' in inspect.signature(f).parameters
-    return ByTarget(f, target) if decides else f
+    if target is None or not target.decision_args() or 'thresh' not in inspect.signature(f).parameters:
+        return f
+    return ByTarget(f, target)

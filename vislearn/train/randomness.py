@@ -19,6 +19,10 @@ class _Turns:
     "Whose numbers the global generators give: one run at a time."
 
     def __init__(self):
+        self.start()
+
+    def start(self) -> None:
+        "Nobody has a turn and nobody waits."
         self.lock = threading.RLock()
         self.waiting = 0  # runs
         self.taken = 0  # turns so far
@@ -26,7 +30,7 @@ class _Turns:
 
 _turns = _Turns()
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_turns.__init__)  # the other threads of the parent are not there
+    os.register_at_fork(after_in_child=_turns.start)  # the other threads of the parent are not there
 
 _PATIENCE = 60.0  # seconds after which a run begins although another one, perhaps waiting for it, has not given way
 

@@ -34,7 +34,7 @@ def set_bn_momentum(
 ) -> None:
     "Say how fast the running statistics of batch normalisation move."
     for m in model.modules():
-        if is_batch_norm(m):
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
             m.momentum = momentum
 
 
