@@ -214,7 +214,7 @@ def compute_alone() -> None:
 def is_copied_process(
     pid: int,  # the process where an object was made
 ) -> bool:
-    "Is this a copy (a fork) of that process? Then torch computes with one thread from now on: the others were not copied."
+    "Is this a fork of that process? Then torch computes with one thread from now on: the others were not copied."
     if pid == os.getpid():
         return False
     torch.set_num_threads(1)

@@ -141,10 +141,15 @@ def verb_parser(
     return p
 
 
+def _summary(f: Callable) -> str:
+    "The first line of a function's docstring."
+    return (inspect.getdoc(f) or '').partition('\n')[0]
+
+
 def usage() -> str:
     "What `vislearn --help` prints."
     width = max(map(len, verbs))
-    rows = [f'  {k:{width}}  {inspect.getdoc(f).splitlines()[0]}' for k, f in verbs.items()]
+    rows = [f'  {name:{width}}  {_summary(f)}' for name, f in verbs.items()]
     return '\n'.join(
         [
             'usage: vislearn VERB [options]',

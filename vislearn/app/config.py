@@ -115,8 +115,8 @@ def _index(o: list, part: str, place: str) -> int:
 
 # %% ../../nbs/app/02_config.ipynb #4e878206
 OBJECTS = set(
-    """item_tfms batch_tfms valid_tfms valid_batch_tfms tfms blocks y_block x_block get_items get_x get_y label_func splitter
-    metrics loss_func opt_func cbs extra_cbs sched schedule custom_head body""".split()
+    """item_tfms batch_tfms valid_tfms valid_batch_tfms tfms blocks y_block x_block get_items get_x get_y label_func
+    splitter metrics loss_func opt_func cbs extra_cbs sched schedule custom_head body""".split()
 )  # arguments that are objects, not text
 
 _CALLED = {
@@ -259,9 +259,8 @@ def build_data(
         return call(block.dataloaders, rest, 'data')
     constructors = [k for k in dir(ImageDataLoaders) if k.startswith('from_')]
     if kind not in constructors:
-        raise ConfigError(
-            f'data: there is no type {kind!r}{suggest(kind, constructors)}; there are DataBlock, {", ".join(constructors)}'
-        )
+        known = ', '.join(['DataBlock', *constructors])
+        raise ConfigError(f'data: there is no type {kind!r}{suggest(kind, constructors)}; there are {known}')
     return call(getattr(ImageDataLoaders, kind), table, 'data')
 
 

@@ -188,13 +188,16 @@ def evaluate(
     tta: bool = False,  # average over each picture and its mirror image
     json_only: bool = False,  # print JSON instead of tables
 ) -> int:
-    "Measure a model of one label per picture on labelled pictures: accuracy, precision and recall by label, confusion, calibration."
+    """Measure a model of one label per picture on labelled pictures.
+
+    Accuracy, precision and recall by label, the confusion matrix and the calibration are reported.
+    """
     import torch
 
     from vislearn.deploy.records import Item, records
 
     answering = open_engine(model, engine, provider)
-    vocab = getattr(answering.answer, 'vocab', None)
+    vocab = getattr(answering.answer, 'vocab', [])
     if answering.answer.task != 'Category':
         raise ValueError(f'evaluate is for models of one label per picture; this one predicts {answering.answer.task}')
     labelled = _labelled(Path(data))
@@ -268,8 +271,8 @@ def _report(probs: Any, targs: Any, vocab: list, topk: int) -> dict[str, Any]:
 
     logits = probs.clamp(min=1e-12).log()
     decided, k = probs.argmax(1), min(topk, len(vocab))
-    each = {'average': 'none'}
-    precision, recall, f1 = (f(logits, targs, **each).tolist() for f in (precision_score, recall_score, f1_score))
+    scores = (precision_score, recall_score, f1_score)
+    precision, recall, f1 = (f(logits, targs, average='none').tolist() for f in scores)
     counts = targs.bincount(minlength=len(vocab)).tolist()
     right = probs.topk(k, 1).indices.eq(targs[:, None]).any(1)
     confusion = (targs * len(vocab) + decided).bincount(minlength=len(vocab) ** 2).view(len(vocab), -1)

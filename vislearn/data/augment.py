@@ -159,9 +159,7 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 class Fused(Transform):
-    """Batch transforms done one after another on a few pictures at a time; the result is that of doing each on the whole
-    batch.
-    """
+    "Batch transforms done one after another, a few pictures at a time: the result is that of whole batches."
 
     def __init__(
         self,

@@ -32,9 +32,7 @@ def own_floats(
 
 
 class BatchTransform(Transform):
-    """A transform of a whole batch, in two steps: `plan` draws random numbers on the CPU, `apply` uses them on the batch's
-    device.
-    """
+    "A transform of a batch in two steps: `plan` draws random numbers on the CPU, `apply` uses them on the device."
 
     inplace = False  # whether `apply` overwrites its argument
 

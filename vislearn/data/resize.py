@@ -56,8 +56,9 @@ _pad_modes = ('zeros', 'border', 'reflection')
 
 
 class ItemGeometry(Transform):
-    """A transform that moves pixels, in two steps: `plan` draws random numbers and `apply` uses them; `source_matrix` says
-    where pixels come from.
+    """A transform that moves pixels, in two steps: `plan` draws random numbers and `apply` uses them.
+
+    `source_matrix` says where pixels come from.
     """
 
     def plan(

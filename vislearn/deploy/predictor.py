@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,12 @@ class Predictor:
         self,
         item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)
     ) -> tuple[Tensor, Tensor | None]:  # (3,h,w) uint8, (3,3) float64
-        "An item as the pixels that are put into a batch; where places are predicted, with the matrix that takes them back to pixels of the item."
+        """An item as the pixels that are put into a batch.
+
+        Where points are predicted, also the matrix that takes them back to pixels of the item.
+        """
         is_copied_process(self._pid)
-        trail = [] if self.target.moves else None
+        trail: list[Tensor] | None = [] if self.target.moves else None
         x = self.item_tfms(self.get_x(item) if self.get_x else item, trail=trail)
         return x, None if trail is None else to_source(trail, x)
 
@@ -107,7 +111,7 @@ class Predictor:
     ) -> list[tuple[Any, Tensor, Tensor]]:
         "Label(s), decision and probabilities of each opened picture."
         xs, mats = zip(*opened)
-        trail = [] if self.target.moves else None
+        trail: list[Tensor] | None = [] if self.target.moves else None
         probs = self.probs(xs, trail)
         ys = self.target.decide(probs)
         shown = ys if trail is None else move_points(ys, reduce(torch.matmul, [torch.stack(mats), *trail]))
@@ -124,7 +128,11 @@ class Predictor:
         self,
         item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w)
     ) -> tuple[Any, Tensor, Tensor]:
-        "`(label, index, probs (c,))` of one picture; with several labels per picture `(labels, bool (c,), probs (c,))`; for places `([(x, y), ...] in pixels, (k,2) -1..1, (2k,))`."
+        """`(label, index, probs (c,))` of one picture.
+
+        With several labels per picture `(labels, bool (c,), probs (c,))`; for points
+        `([(x, y), ...] in pixels, (k,2) -1..1, (2k,))`.
+        """
         return self.answers([self.open(item)])[0]
 
     def stream(
@@ -164,7 +172,7 @@ def load_predictor(
     batch_tfms: Callable | list | None = None,  # batch transforms, likewise
 ) -> Predictor:
     "A predictor from an export. The file is data; nothing in it is run."
-    state = load_bundle(fname)
+    state = load_bundle(Path(fname))
     items, batches = bundle_pipelines(state, item_tfms, batch_tfms)
     target = Target.from_dict(state['target'])
     return Predictor(bundle_model(state, model), target, items, batches, device, precision or state['precision'])

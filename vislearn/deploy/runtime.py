@@ -133,7 +133,7 @@ def _check_graph(data: memoryview, room: int) -> None:
 def read_onnx(
     path: str | os.PathLike,
 ) -> tuple[bytes, dict[str, Any]]:
-    "The bytes of an ONNX file made by vislearn, checked, and what it says about itself; `OnnxError` for any other file."
+    "The checked bytes of an ONNX file made by vislearn and what it says about itself; else an `OnnxError`."
     name = os.path.basename(os.fspath(path))
     content = Path(path).read_bytes()
     try:
@@ -291,7 +291,10 @@ class OnnxPredictor:
         self,
         item: Any,  # path, bytes, open file, Pillow picture or array (h,w,3) uint8
     ) -> tuple[Any, Any, np.ndarray]:
-        "`(label, index, probs (c,))` as `Predictor.predict` gives it, in plain Python and NumPy; `ImageError` where it is no usable picture."
+        """`(label, index, probs (c,))` as `Predictor.predict` gives it, in plain Python and NumPy.
+
+        `ImageError` where the item is not a usable picture.
+        """
         pixels, matrix = self.open(item)
         probs = self.scores([pixels])[0][0]  # (c,)
         found = self.answer.record(probs, to_pixels=matrix)

@@ -8,7 +8,7 @@ __all__ = ['Interpretation', 'ClassificationInterpretation']
 # %% ../../nbs/interpret/05_interpretation.ipynb #7ca1c8d9
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class Interpretation:
         ds_idx: int = 1,  # 0 training items (judged under the validation pipeline), 1 validation items
         dl: Any = None,  # another loader
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
-    ) -> 'Interpretation':
+    ) -> Self:
         "Judge a set of items."
         if dl is None:
             dl = learn.dls[ds_idx]

@@ -9,6 +9,7 @@ __all__ = ['POOLS', 'Init', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 
 # %% ../../nbs/models/00_layers.ipynb #ad4d59d2
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +179,7 @@ def create_head(
 # %% ../../nbs/models/00_layers.ipynb #4a9a9246
 def is_batch_norm(
     m: nn.Module,
-) -> bool:
+) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
     "Is `m` a batch normalisation: a layer with running statistics of mean and variance?"
     return isinstance(m, nn.modules.batchnorm._BatchNorm)
 

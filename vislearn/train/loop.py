@@ -123,7 +123,7 @@ class Judged:
 
 # %% ../../nbs/train/06_loop.ipynb #6f3d4e94
 def _batches_from(dl: Any, done: int) -> Iterator:
-    "The batches of the next pass over `dl` without the first `done`, which are not even read where the loader can skip."
+    "The batches of the next pass over `dl` without the first `done`, which are not read where the loader can skip."
     if not done or not hasattr(dl, 'iter_from'):
         return itertools.islice(iter(dl), done, None)
     epoch, dl.epoch = dl.epoch, dl.epoch + 1
@@ -699,7 +699,7 @@ class TrainLoop(CallbackHost):
         reorder: bool = True,  # all items in their own order, also those of a loader that shuffles, draws or drops some
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        "Probabilities (n,c) and targets (None without labels) of all items: `([inputs], probs, targs, [decisions], [losses])`."
+        "`([inputs], probs, targs, [decisions], [losses])` of all items: probs (n,c); targs is None without labels."
         if reorder or dl is None:
             dl = self.loader(ds_idx, dl)
         with self.added_cbs(cbs):

@@ -53,8 +53,10 @@ class OwnRandom:
         device: torch.device | None = None,  # a GPU whose generator is needed too
     ):
         self.gpu = device if device is not None and device.type == 'cuda' else None
-        devices = [torch.device('cpu')] if self.gpu is None else [torch.device('cpu'), self.gpu]
-        self.state = [torch.Generator(device).manual_seed(seed).get_state() for device in devices]
+        devices = [torch.device('cpu')]
+        if self.gpu is not None:
+            devices.append(self.gpu)
+        self.state = [torch.Generator(o).manual_seed(seed).get_state() for o in devices]
         self.outer: list[tuple[list[Tensor], bool]] = []  # the state to put back, and is the lock held
 
     def _read(self) -> list[Tensor]:

@@ -22,7 +22,7 @@ _KEPT = ('opt', '_made_opt', 'n_fits', 'trained_vocab')  # attributes of a learn
 def left_as_it_was(
     learn: Any,
 ) -> Iterator[None]:
-    "Whatever is trained inside the `with` block, the learner and the global random numbers come out of it as they went in."
+    "What is trained inside the `with` block leaves the learner and the global random numbers as they were."
     weights = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
     rng = get_rng_state()
     kept = {k: getattr(learn, k) for k in _KEPT if hasattr(learn, k)}
