@@ -224,6 +224,12 @@ def is_copied_process(
 class Transform:
     """One step on a picture or a batch. A subclass keeps its `__init__` arguments under their own names and writes
     `__call__(x, rng)`, or, as fastai's transforms do, `encodes(im)`.
+
+    >>> class Negative(Transform):
+    ...     def __call__(self, x, rng=None):
+    ...         return 255 - x
+    >>> Negative()(np.array([0, 55, 255]))
+    array([255, 200,   0])
     """
 
     registry: dict[str, type['Transform']] = {}  # every transform class by name

@@ -140,6 +140,14 @@ class DataAudit:
 
     Labels, copies, leaks between splits, odd and bad pictures, rare classes. `DataAudit(dls)` looks at the pictures;
     with a learner or out-of-fold predictions it also judges labels.
+
+    >>> import numpy as np
+    >>> from vislearn.data.sources import ImageDataLoaders
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    >>> pictures[0] = 0
+    >>> audit = DataAudit(ImageDataLoaders.from_arrays(pictures, ['cat', 'dog'] * 10, bs=4, seed=0))
+    >>> [row['kind'] for row in audit.quality()]
+    ['dark']
     """
 
     def __init__(

@@ -246,6 +246,22 @@ class ImageClassifierCleaner:
 
     Nothing is touched until Apply. In a notebook a cell that ends with it shows the widget; `delete()`, `change()`,
     `apply()` and `undo()` do the same from Python.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from torch import nn
+    >>> from vislearn.data.sources import ImageDataLoaders
+    >>> from vislearn.learner import Learner
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for i in range(10):
+    ...     file = root / ('cat' if i % 2 else 'dog') / f'{i}.png'
+    ...     file.parent.mkdir(exist_ok=True)
+    ...     Image.new('RGB', (8, 8), (20 * i, 0, 0)).save(file)
+    >>> dls = ImageDataLoaders.from_folder(root, valid_pct=0.2, seed=0, bs=4)
+    >>> learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)))
+    >>> cleaner = ImageClassifierCleaner(learn)
+    >>> cleaner.labels
+    ['cat', 'dog']
     """
 
     def __init__(

@@ -140,6 +140,7 @@ class Dataset:
     """Items as `(x, y)`: x a (3,h,w) uint8 picture, y the encoded label; `(x,)` where there are no labels.
 
     >>> import numpy as np
+    >>> from vislearn.data.resize import Resize
     >>> ds = Dataset([np.zeros((20, 30, 3), np.uint8)], item_tfms=Resize(8))
     >>> ds[0][0].shape
     torch.Size([3, 8, 8])

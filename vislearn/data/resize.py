@@ -131,7 +131,14 @@ class CropTransform(ItemGeometry):
 
 # %% ../../nbs/data/03_resize.ipynb #0bdd9492
 class Resize(CropTransform):
-    "Resize to `size`; training crops (and pads) at a random position, validation in the middle."
+    """Resize to `size`; training crops (and pads) at a random position, validation in the middle.
+
+    >>> picture = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    >>> Resize(32)(picture).shape
+    torch.Size([3, 32, 32])
+    >>> Resize((24, 48), method='squish')(picture).shape
+    torch.Size([3, 24, 48])
+    """
 
     def __init__(
         self,

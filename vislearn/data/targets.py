@@ -465,7 +465,14 @@ class _Labels(Target):
 
 # %% ../../nbs/data/12_targets.ipynb #f55df4f9
 class Category(_Labels):
-    "One label per picture: softmax, cross entropy, the most probable label."
+    """One label per picture: softmax, cross entropy, the most probable label.
+
+    >>> target = Category().setup(['cat', 'dog', 'cat'])
+    >>> target.vocab, target.encode('dog')
+    (['cat', 'dog'], tensor(1))
+    >>> target.decode(target.decide(torch.tensor([[0.2, 0.8]]))[0])
+    'dog'
+    """
 
     metrics = ('accuracy',)
     averages = ('accuracy', 'macro', 'weighted')
@@ -581,7 +588,14 @@ Thresholds = float | Sequence[float] | dict[Any, float]  # one, one per label, o
 
 
 class MultiCategory(_Labels):
-    "Any number of labels per picture: sigmoid, binary cross entropy, every label above its threshold."
+    """Any number of labels per picture: sigmoid, binary cross entropy, every label above its threshold.
+
+    >>> target = MultiCategory().setup([['sun', 'sea'], ['sea']])
+    >>> target.vocab, target.encode(['sun'])
+    (['sea', 'sun'], tensor([0., 1.]))
+    >>> target.decode(target.decide(torch.tensor([[0.9, 0.8]]))[0])
+    ['sea', 'sun']
+    """
 
     metrics = ('f1_score', 'average_precision_score')
     multi_label = True

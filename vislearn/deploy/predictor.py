@@ -31,7 +31,18 @@ from ..train.precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
 class Predictor:
-    "Answers for pictures: `(label, index, probs)`."
+    """Answers for pictures: `(label, index, probs)`.
+
+    >>> from PIL import Image
+    >>> from vislearn.data.resize import Resize
+    >>> from vislearn.data.targets import Category
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # the mean of each channel
+    >>> target = Category(['red', 'green', 'blue'])
+    >>> predictor = Predictor(model, target, ItemPipeline(Resize(32)), BatchPipeline([]))
+    >>> label, index, probs = predictor.predict(Image.new('RGB', (60, 40), 'blue'))
+    >>> label, index
+    ('blue', tensor(2))
+    """
 
     def __init__(
         self,

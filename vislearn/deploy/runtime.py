@@ -204,6 +204,23 @@ class OnnxPredictor:
     """Answers for pictures from an ONNX file, without PyTorch; an engine for `records`.
 
     Needs NumPy, Pillow and onnxruntime (`pip install 'vislearn[onnx]'`, or these three alone).
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from torch import nn
+    >>> from vislearn.data.batches import BatchPipeline
+    >>> from vislearn.data.resize import ItemPipeline, Resize
+    >>> from vislearn.data.targets import Category
+    >>> from vislearn.deploy.onnx import write_onnx
+    >>> from vislearn.deploy.predictor import Predictor
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # the mean of each channel
+    >>> target = Category(['red', 'green', 'blue'])
+    >>> learned = Predictor(model, target, ItemPipeline(Resize(32)), BatchPipeline([]))
+    >>> file = Path(tempfile.mkdtemp()) / 'model.onnx'
+    >>> _ = write_onnx(learned, file, items=[Image.new('RGB', (60, 40), 'red')])
+    model.onnx: 100.0% of 1 decisions are those of the learner; probabilities differ by ... at most
+    >>> OnnxPredictor(file).predict(Image.new('RGB', (60, 40), 'blue'))[:2]
+    ('blue', 2)
     """
 
     def __init__(

@@ -322,6 +322,16 @@ class ClassificationInterpretation(Interpretation):
     """What a classifier gets right and wrong, for one label per picture or several.
 
     `ClassificationInterpretation.from_learner(learn)` judges the validation items.
+
+    >>> from torch import nn
+    >>> from vislearn.data.sources import ImageDataLoaders
+    >>> from vislearn.learner import Learner
+    >>> pictures = np.zeros((20, 8, 8, 3), np.uint8)
+    >>> dls = ImageDataLoaders.from_arrays(pictures, ['cat', 'dog'] * 10, bs=4, seed=0)
+    >>> learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)))
+    >>> interp = ClassificationInterpretation.from_learner(learn)
+    >>> int(interp.confusion_matrix().sum())
+    4
     """
 
     targs: Tensor
