@@ -254,6 +254,7 @@ from .models.weights import WeightsError
 from .recipes import Recipe, get_recipe, list_recipes
 from .train.averaging import EMA
 from .train.checkpoint import Checkpoint
+from .train.distill import Distill
 from vislearn.train.events import (
     Callback,
     CancelBackwardException,

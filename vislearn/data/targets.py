@@ -210,6 +210,15 @@ class Target:
         "Mean negative log likelihood, without weights."
         raise TypeError(f'{self} has no probabilities')
 
+    def soft_loss(
+        self,
+        pred: Tensor,  # (n,c) logits
+        teacher: Tensor,  # (n,c) logits of another network, to be learned from
+        T: float = 1.0,  # temperature: above 1 also the small probabilities count
+    ) -> Tensor:  # ()
+        "How far answers are from a teacher's: the mean KL divergence at temperature `T`, times `T**2`."
+        raise TypeError(f'{self} has no answers that could be learned from a teacher')
+
     def label_errors(
         self,
         probs: Tensor,  # (n,c) from models that did not train on these items
@@ -568,6 +577,10 @@ class Category(_Labels):
     def log_loss(self, logits, y):
         return F.cross_entropy(logits, y.long())
 
+    def soft_loss(self, pred, teacher, T=1.0):
+        log_p, log_q = (pred / T).log_softmax(-1), (teacher / T).log_softmax(-1)  # (n,c)
+        return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True) * T**2
+
     def label_errors(self, probs, y):
         return errors_of_one_label(probs, y)
 
@@ -743,6 +756,12 @@ class MultiCategory(_Labels):
     def log_loss(self, logits, y):
         return F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype))
 
+    def soft_loss(self, pred, teacher, T=1.0):
+        q = (teacher / T).sigmoid()  # (n,c)
+        cross_entropy = F.binary_cross_entropy_with_logits(pred / T, q)
+        entropy = F.binary_cross_entropy_with_logits(teacher / T, q)
+        return (cross_entropy - entropy) * T**2
+
     def label_errors(self, probs, y):
         return errors_of_several_labels(probs, self.one_hot(y))
 
@@ -857,6 +876,9 @@ class Regression(Target):
 
     def loss_func(self):
         return SquaredError()
+
+    def soft_loss(self, pred, teacher, T=1.0):  # numbers have no temperature
+        return self.loss_func()(pred, teacher)
 
     def decide(self, probs):
         return probs
