@@ -14,12 +14,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from . import __version__
 from .core import as_float, as_int, default_device, is_copied_process, listify
 from .data.batches import BatchPipeline
 from .data.dataset import Dataset, as_items
@@ -35,6 +37,8 @@ from vislearn.deploy.bundle import (
     load_bundle,
     save_bundle,
 )
+from .deploy.card import model_card
+from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
 from .interpret.results import show_results
 from .io import writable
@@ -70,6 +74,9 @@ from .train.summary import PrettyString, learner_summary
 from .train.trainable import set_bn_momentum, set_trainable, start_training
 from .train.trials import find_lr
 from .train.tta import tta
+
+if TYPE_CHECKING:
+    from vislearn.deploy.serve import ServeOptions
 
 # %% ../nbs/10_learner.ipynb #57e31d6d
 def _with_norm(tfms: BatchPipeline, norm: Normalize) -> BatchPipeline:
@@ -620,12 +627,16 @@ class Learner(TrainLoop):
     def export(
         self,
         fname: str | Path = 'export.pkl',  # in `path`, or an absolute path
+        card: bool = False,  # write a model card beside it, with the suffix .md; it needs a pass over the validation set
     ) -> Path:
         "Write everything prediction needs into one file of plain data, for `load_learner`; returns the file."
-        file = Path(self.path) / fname
+        wanted = Path(self.path) / fname
+        file = writable(wanted.parent) / wanted.name
+        if card:
+            file.with_suffix('.md').write_text(self.card(file.name), encoding='utf-8')
         dl = self.dls.valid
         return save_bundle(
-            writable(file.parent) / file.name,
+            file,
             self.model,
             self.dls.target,
             item_tfms=dl.item_tfms,
@@ -634,6 +645,78 @@ class Learner(TrainLoop):
             bs=dl.bs,
             get_x=dl.dataset.get_x,
         )
+
+    # beyond the notebook
+
+    def card(
+        self,
+        name: str = 'export.pkl',  # of the model file
+    ) -> PrettyString:
+        "A model card in Markdown: data, training, how good the model is on validation, what it is not for, how to use it."
+        return PrettyString(model_card(self, name))
+
+    def push_to_hub(
+        self,
+        repo_id: str,  # 'user/name' on the Hugging Face Hub; created where it is missing
+        private: bool = True,  # when it is created
+        token: str | None = None,  # HF_TOKEN, or that of `hf auth login`, if not given
+        message: str = 'A model made with vislearn',  # of the commit
+    ) -> str:  # the address of the commit
+        "Put the export and its card on the Hugging Face Hub, for `load_learner('hf-hub:user/name')`."
+        with TemporaryDirectory() as folder:
+            file = self.export(Path(folder).resolve() / 'export.pkl')
+            return push_model(repo_id, file, self.card(), private=private, token=token, message=message)
+
+    def export_onnx(
+        self,
+        fname: str | Path = 'model.onnx',  # in `path`, or an absolute path
+        precision: str = 'fp32',  # 'fp32', 'fp16' (for GPUs) or 'int8' (for processors)
+        items: Sequence[Any] | None = None,  # pictures to compare on; those of validation if not given
+        batch: bool = False,  # take pictures of one size in batches (n,h,w,3), instead of one picture (h,w,3)?
+        force: bool = False,  # write the file even if it decides differently
+    ) -> Path:
+        "Write an ONNX file that takes a decoded picture of any size and gives probabilities; it is compared with the learner first."
+        from vislearn.deploy.onnx import write_onnx
+
+        wanted = Path(self.path) / fname
+        file = writable(wanted.parent) / wanted.name
+        valid, train = self.dls.valid.dataset, self.dls.train.dataset
+        write_onnx(
+            self._kept_predictor(self),
+            file,
+            valid.items if items is None else items,
+            precision=precision,
+            batch=batch,
+            calibration=train.items[:: max(1, len(train) // 200)],
+            force=force,
+        )
+        return file
+
+    def records(
+        self,
+        items: Iterable[Any],  # paths, bytes, pictures ...; any number, read as needed
+        bs: int = 64,  # pictures per batch
+        topk: int | None = None,  # labels in `probs`; None for all
+        threshold: float | None = None,  # 0-1, instead of the model's own
+        logits: bool = False,  # add the network's outputs?
+    ) -> Iterator[dict[str, Any]]:
+        "A record for each item, in order; a picture that cannot be used is a record with `error`. Memory stays flat."
+        predictor = self._kept_predictor(self)
+        return predictor.records(items, bs=bs, topk=topk, threshold=threshold, logits=logits)
+
+    def serve(
+        self,
+        host: str = '127.0.0.1',  # '0.0.0.0' to be reachable from other machines
+        port: int = 8000,
+        options: 'ServeOptions | None' = None,  # what is allowed; see `vislearn.deploy.serve`
+    ) -> None:
+        "Serve the model, with a page to try it, until interrupted."
+        from vislearn.deploy.serve import serve
+        from vislearn.interpret.heat import heat_explainer
+
+        predictor = self._kept_predictor(self)
+        about = {'target': self.dls.target.to_dict(), 'made_with': {'vislearn': __version__}}
+        serve(predictor, host, port, options, about, heat_explainer(predictor))
 
     def summary(self) -> PrettyString:
         "A table of the model's layers, with optimizer, loss and callbacks."
@@ -827,17 +910,21 @@ def vision_learner(
 
 # %% ../nbs/10_learner.ipynb #4ef2d738
 def load_learner(
-    fname: str | Path | BinaryIO,  # what `Learner.export` wrote, or an open file with it
+    fname: str
+    | Path
+    | BinaryIO,  # what `Learner.export` wrote: a path, an open file, 'hf-hub:user/name', or an address
     cpu: bool = True,  # False: a GPU if there is one
     model: nn.Module | None = None,  # the network, where it is your own and the file holds only its weights
     item_tfms: Callable | list | None = None,  # item transforms, where some are your own and the file can't hold them
     batch_tfms: Callable | list | None = None,  # batch transforms, likewise
+    sha256: str | None = None,  # of the file; an http(s) address needs it
 ) -> Learner:
     """A learner from an export, to predict with. The file is data; nothing in it is run.
 
     It has no data of its own, but `learn.dls.test_dl(items)` prepares pictures as validation did.
     """
     device = torch.device('cpu') if cpu else default_device()
+    fname = find_model(fname, sha256) if isinstance(fname, (str, Path)) else fname
     with torch_switches(grad=True):
         state = load_bundle(fname)
         items, batches = bundle_pipelines(state, item_tfms, batch_tfms)
