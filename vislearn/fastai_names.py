@@ -199,7 +199,10 @@ def AvgMetric(f: Callable) -> Callable:
 
 # %% ../nbs/20_fastai_names.ipynb #db278e02
 class Metric:
-    "Base of metric classes written for fastai: `reset`, `accumulate(learn)` and the property `value`. Here `learn` holds the whole epoch."
+    """Base of metric classes written for fastai: `reset`, `accumulate(learn)` and the property `value`.
+
+    Here `learn` holds the whole epoch.
+    """
 
     def reset(self) -> None:
         "Forget the epoch before."
@@ -267,7 +270,7 @@ class AccumMetric:
             p = p.argmax(self.dim_argmax)
         if self.thresh is not None:
             p = p > self.thresh
-        pair = [o.flatten() if self.flatten else o for o in (p, targs)]
+        pair: list[Any] = [o.flatten() if self.flatten else o for o in (p, targs)]
         if self.to_np:
             pair = [np.asarray(o.cpu()) for o in pair]
         if self.invert_arg:

@@ -65,6 +65,26 @@ def _predict_one(file: Path, model: Path) -> None:
     print(f'  {file.parent.name}/{file.name}: {label}, probability {probs[idx]:.3f}')
 
 # %% ../../nbs/app/09_cli.ipynb #465d7813
+def _demo_loaders(path: Path, size: int, seed: int) -> Any:
+    "Loaders of the pictures below `path` that can be read, `size` pixels high and wide."
+    from vislearn.data.augment import aug_transforms
+    from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock
+    from vislearn.data.labels import parent_label
+    from vislearn.data.resize import RandomResizedCrop
+    from vislearn.data.split import RandomSplitter
+
+    files = _good_files(path)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=lambda _: files,
+        splitter=RandomSplitter(seed=seed),
+        get_y=parent_label,
+        item_tfms=RandomResizedCrop(size, min_scale=0.35),
+        batch_tfms=aug_transforms(),
+    )
+    return block.dataloaders(path, bs=32)
+
+
 def demo(
     out: Path = Path('vislearn-demo'),  # folder for the pictures and the exported model
     arch: str = 'efficientnet_lite0',  # architecture, by its timm or torchvision name
@@ -79,27 +99,13 @@ def demo(
     matplotlib.use('agg')
     from vislearn.collect.samples import sample_data
     from vislearn.core import set_seed
-    from vislearn.data.augment import aug_transforms
-    from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock
-    from vislearn.data.labels import parent_label
-    from vislearn.data.resize import RandomResizedCrop
-    from vislearn.data.split import RandomSplitter
     from vislearn.learner import vision_learner
     from vislearn.train.metrics import error_rate
 
     set_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     print('1. data')
-    files = _good_files(path := sample_data(n_per_class=n_per_class))
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock),
-        get_items=lambda _: files,
-        splitter=RandomSplitter(seed=seed),
-        get_y=parent_label,
-        item_tfms=RandomResizedCrop(size, min_scale=0.35),
-        batch_tfms=aug_transforms(),
-    )
-    dls = block.dataloaders(path, bs=32)
+    dls = _demo_loaders(sample_data(n_per_class=n_per_class), size, seed)
     print('2. a batch, as the network sees it')
     dls.show_batch(max_n=9)
     _picture(out / 'batch.jpg')

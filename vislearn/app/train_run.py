@@ -181,7 +181,10 @@ def train(
     force: bool = False,  # replace a run that is there
     dry_run: bool = False,  # two batches of everything, in a folder that is removed
 ) -> None:
-    "Train a model on pictures, and leave a run folder: config.toml, log.jsonl, history.csv, checkpoints, export.pkl and report.html."
+    """Train a model on pictures and leave a run folder.
+
+    It holds config.toml, log.jsonl, history.csv, checkpoints, export.pkl and report.html.
+    """
     for name in filter(None, imports.split(',')):
         import_module(name.strip())
     cfg, said = _configuration(data, arch, size, epochs, bs, seed)

@@ -213,8 +213,8 @@ def _array_pairs(part: tuple[Any, Any] | None) -> Pairs | None:
     xs, ys = part
     labels = []
     for y in ys.tolist() if hasattr(ys, 'tolist') else ys:
-        parts = elements_of(y)
-        is_one_number = parts and len(parts) == 1 and isinstance(parts[0], (int, float))
+        parts = elements_of(y) or []
+        is_one_number = len(parts) == 1 and isinstance(parts[0], (int, float))
         labels.append(parts[0] if is_one_number else y)
     return pairs(list(xs), labels)
 

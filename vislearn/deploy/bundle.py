@@ -87,9 +87,6 @@ _STARTS = {
 class _File:
     "A file by its path, or an open one, of which the rest is read; either can be opened again and again."
 
-    name: str
-    open: Callable[[], Any]
-
     def __init__(self, source: str | Path | BinaryIO):
         self.path: Path | None = None
         self.data = b''

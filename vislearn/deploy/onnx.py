@@ -406,9 +406,9 @@ def write_onnx(
             f'probabilities differ by {checked["largest_difference"]:.2g} at most'
         )
         if checked['agreement'] < LEAST_AGREEMENT and not force:
+            share = f'{checked["agreement"]:.1%} of {checked["items"]} decisions'
             raise Disagreement(
-                f'{Path(path).name} was not written: only {checked["agreement"]:.1%} of {checked["items"]} decisions are '
-                f'those of the learner; at least {LEAST_AGREEMENT:.1%} are required. force=True writes it all the same'
+                f'{Path(path).name} was not written: only {share} are those of the learner; at least {LEAST_AGREEMENT:.1%} are required. force=True writes it all the same'
             )
         _save(joined, info | {'checked': checked}, tmp)
     return checked
@@ -516,18 +516,11 @@ def _quantized(model: 'onnx.ModelProto', inputs: list[np.ndarray]) -> 'onnx.Mode
     import tempfile
 
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class _Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(inputs)
+        left = iter(inputs)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             x = next(self.left, None)
@@ -542,11 +535,9 @@ def _quantized(model: 'onnx.ModelProto', inputs: list[np.ndarray]) -> 'onnx.Mode
             ready,
             small,
             _Reader(),
-            quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=_IN_BYTES,
         )
         return onnx.load(small)

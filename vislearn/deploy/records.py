@@ -275,8 +275,11 @@ def error_of(
 ) -> dict[str, str]:
     "An exception as the `error` of a record: its kind in a word or two, and a message of bounded length."
     kind = e.kind if isinstance(e, ImageError) else type(e).__name__
-    text = '\n'.join([str(e) or type(e).__name__, *getattr(e, '__notes__', [])])
-    return {'kind': kind, 'message': text if len(text) < 1000 else text[:1000] + ' ...'}
+    notes = getattr(e, '__notes__', [])
+    text = '\n'.join([str(e) or type(e).__name__, *notes])
+    if len(text) >= 1000:
+        text = text[:1000] + ' ...'
+    return {'kind': kind, 'message': text}
 
 
 def answer_batch(

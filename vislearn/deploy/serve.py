@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -308,7 +308,7 @@ async def _from_form(request: Request, body: bytes, options: ServeOptions) -> li
     "The files of a form, by their names."
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(request.headers, whole(), max_files=options.max_pictures, max_fields=100)
@@ -317,7 +317,7 @@ async def _from_form(request: Request, body: bytes, options: ServeOptions) -> li
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeDecodeError) as e:
         raise _Refused(400, f'the form cannot be read: {str(e) or type(e).__name__}') from None
-    items = []
+    items: list[Item] = []
     for _, value in form.multi_items():
         if not isinstance(value, str):
             items.append(Item(value.filename or len(items), await value.read()))
@@ -331,7 +331,7 @@ def make_app(
     about: dict[str, Any] | None = None,  # what GET /info answers
     explain: Callable[[bytes], bytes] | None = None,  # from a picture to a PNG that shows where the network looked
 ) -> FastAPI:
-    "The application: POST /predict and /predict_batch, GET /health, /ready, /labels, /info, /metrics, /docs, and a page."
+    "The application: POST /predict, /predict_batch; GET /health, /ready, /labels, /info, /metrics, /docs; a page."
     return _Server(engine, options or ServeOptions(), about or {}, explain).app
 
 
@@ -508,12 +508,18 @@ class _Server:
             return list(await asyncio.gather(*map(asyncio.wrap_future, waiting)))
 
     async def predict(self, request: Request) -> Any:
-        "The record of one picture: a raw body, a form with a file, or JSON with `image`. Options: ?topk=3&threshold=0.5&logits=1"
+        """The record of one picture: a raw body, a form with a file, or JSON with `image`.
+
+        Options: ?topk=3&threshold=0.5&logits=1
+        """
         records = await self._records(request, most=1)
         return _answer(records[0], 415 if 'error' in records[0] else 200)
 
     async def predict_batch(self, request: Request) -> Any:
-        "The records of several pictures, in order: a form with files, or JSON with `images`. A picture that cannot be used is a record with `error`."
+        """The records of several pictures, in order: a form with files, or JSON with `images`.
+
+        A picture that cannot be used is a record with `error`.
+        """
         return _answer(await self._records(request))
 
     async def explained(self, request: Request) -> Any:
@@ -645,7 +651,10 @@ def _page_file(name: str) -> str:
 
 
 def _html(text: str) -> Any:
-    safe = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
+    safe = (
+        "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+        "script-src 'self' 'unsafe-inline'"
+    )
     return HTMLResponse(text, headers={'Content-Security-Policy': safe, 'X-Content-Type-Options': 'nosniff'})
 
 
@@ -676,6 +685,29 @@ def _grey_picture() -> bytes:
     return file.getvalue()
 
 # %% ../../nbs/deploy/07_serve.ipynb #766430f6
+class _Deadline:
+    "Closes a connection whose headers do not arrive in time."
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, transport: Any) -> None:
+        "Headers must arrive from now on."
+        if self.timer is None:
+            self.timer = loop.call_later(self.seconds, self._close, transport)
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _close(self, transport: Any) -> None:
+        self.timer = None
+        if not transport.is_closing():
+            transport.close()
+
+
 def _protocol(
     header_seconds: float,  # within which the headers of a request must arrive
 ) -> type:
@@ -683,40 +715,24 @@ def _protocol(
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class _Punctual(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
-
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._expect()
-
-        def _expect(self) -> None:
-            "Headers must arrive from now on."
-            if self._late is None:
-                self._late = self.loop.call_later(header_seconds, self._give_up)
-
-        def _arrived(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-        def _give_up(self) -> None:
-            self._late = None
-            if not self.transport.is_closing():
-                self.transport.close()
+            self.headers_by = _Deadline(header_seconds)
+            self.headers_by.start(self.loop, transport)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self._arrived()
+                self.headers_by.stop()
             else:
-                self._expect()
+                self.headers_by.start(self.loop, self.transport)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._arrived()  # from here the limit for idle connections counts
+            self.headers_by.stop()  # from here the limit for idle connections counts
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._arrived()
+            self.headers_by.stop()
             super().connection_lost(exc)
 
     return _Punctual

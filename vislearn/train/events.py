@@ -77,7 +77,7 @@ class Callback:
         "The model is in training mode, the first batch comes next: `learn.dl`, `learn.n_iter`."
 
     def before_batch(self, learn):
-        "A batch has arrived (`learn.training` says for what): `learn.xb`, `learn.yb` (None without labels), `learn.iter`."
+        "A batch has arrived, in training or validation: `learn.xb`, `learn.yb` (None without labels), `learn.iter`."
 
     def after_pred(self, learn):
         "`learn.pred` holds the logits."

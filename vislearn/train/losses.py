@@ -138,9 +138,6 @@ class FocalLoss(_PerClass):
 class BCEWithLogitsLossFlat(nn.Module):
     "Binary cross entropy of logits and yes-or-no targets (numbers 0-1)."
 
-    weight: Tensor | None  # (c,)
-    pos_weight: Tensor | None  # (c,)
-
     activation = staticmethod(torch.sigmoid)
     weight: Tensor | None  # (c,)
     pos_weight: Tensor | None  # (c,)
