@@ -118,7 +118,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     full_disk(monkeypatch)
     with pytest.raises(
         OSError,
-        match=r"can't write .*a\.pth: it needs 38\.1 MB and 0\.0 MB are free\. The file there before is unchanged",
+        match=r'cannot write .*a\.pth: it needs 38\.1 MB and 0\.0 MB are free\. The file there before is unchanged',
     ):
         atomic_save({'b': torch.ones(10**7)}, file)
     assert [*tmp_path.iterdir()] == [file] and torch.load(file, weights_only=True)['a'].tolist() == [1, 1]
@@ -158,7 +158,7 @@ def test_an_error_that_is_not_the_disk_stays_itself(tmp_path):
 def test_unwritable_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="can't be written to; using"):
+    with pytest.warns(UserWarning, match='cannot be written to; using'):
         assert writable(tmp_path / 'data') == tmp_path
     learn = loop(tmp_path / 'data')
     with pytest.warns(UserWarning):

@@ -159,8 +159,8 @@ def test_data_urls_are_read():
         (['a.jpg'] * 3000, 'predict_batch'),
         (('a.jpg', 'b.jpg'), 'predict_batch'),
         ({'name': 'a.png', 'content': memoryview(PNG)}, r"give its \['content'\]"),
-        (3, "can't open a int as a picture"),
-        (None, "can't open a NoneType as a picture"),
+        (3, 'cannot open a int as a picture'),
+        (None, 'cannot open a NoneType as a picture'),
     ],
     ids=lambda o: repr(o)[:20],
 )

@@ -483,7 +483,7 @@ def test_every_first_convolution_takes_other_numbers_of_channels(arch, n_in):
 
 
 def test_a_stem_that_cannot_be_adapted_says_so():
-    with pytest.raises(ValueError, match="CSATv2 can't be adapted from 3 to 1 channels"):
+    with pytest.raises(ValueError, match='CSATv2 cannot be adapted from 3 to 1 channels'):
         make('csatv2', n_in=1)
 
 

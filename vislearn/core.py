@@ -350,7 +350,7 @@ def tfm_to_dict(
     if type(t).__name__ in Transform.registry and isinstance(t, Transform):
         return {'type': type(t).__name__, **t.params()}
     raise TypeError(
-        f"{t!r} is not a vislearn Transform, so it can't be stored as plain data. Subclass Transform, or pass it in "
+        f'{t!r} is not a vislearn Transform, so it cannot be stored as plain data. Subclass Transform, or pass it in '
         'again when loading: load_learner(file, item_tfms=[...], batch_tfms=[...])'
     )
 

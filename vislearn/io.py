@@ -92,7 +92,7 @@ def atomic_save(
             raise
         unchanged = ' The file there before is unchanged' if path.exists() else ''
         raise OSError(
-            f"can't write {path}: it needs {need / 2**20:.1f} MB and {free / 2**20:.1f} MB are free.{unchanged}"
+            f'cannot write {path}: it needs {need / 2**20:.1f} MB and {free / 2**20:.1f} MB are free.{unchanged}'
         ) from e
     return path
 
@@ -138,7 +138,7 @@ def writable(
     except OSError:
         pass
     here = Path.cwd()
-    warnings.warn(f"{folder} can't be written to; using {here} instead", stacklevel=3)
+    warnings.warn(f'{folder} cannot be written to; using {here} instead', stacklevel=3)
     return here
 
 # %% ../nbs/01_io.ipynb #0fc6c2c4

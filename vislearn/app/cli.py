@@ -31,7 +31,7 @@ def _picture(file: Path) -> None:
 
 
 def _good_files(path: Path) -> list[Path]:
-    "The pictures below `path` that can be read; the others are counted aloud."
+    "The pictures below `path` that can be read; the others are counted and named."
     from vislearn.data.files import get_image_files
     from vislearn.data.verify import verify_images
 
@@ -57,7 +57,7 @@ def _judge(learn, out: Path) -> None:
 
 
 def _predict_one(file: Path, model: Path) -> None:
-    "What the exported model, loaded afresh, says about one picture."
+    "What the exported model, loaded from its file, says about one picture."
     from vislearn.learner import load_learner
 
     learn = load_learner(model)

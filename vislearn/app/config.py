@@ -162,7 +162,7 @@ _imported: set[str] = set()  # modules that the caller named
 
 def find(
     name: str,  # 'Resize', or 'mymodule.MyTransform' after import_module
-    where: str,  # place in the configuration, for the message
+    where: str,  # position in the configuration, for the message
 ) -> Any:
     "The class or function with this name."
     module, _, attribute = name.rpartition('.')

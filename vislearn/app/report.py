@@ -141,7 +141,7 @@ def _data(learn: Any, check: Any) -> str:
     target = learn.dls.target
     training = label_counts(target, learn.dls.train.dataset.y)
     validation = label_counts(target, learn.dls.valid.dataset.y)
-    labels = zip(learn.dls.vocab or [], training, validation)
+    labels = zip(learn.dls.vocab or [], training or [], validation or [])
     rows = [{'label': k, 'training': int(a), 'validation': int(b)} for k, a, b in labels]
     found = f'<pre>{html.escape(str(check))}</pre>' if check is not None else ''
     return html_rows(rows) + found

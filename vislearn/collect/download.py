@@ -108,7 +108,7 @@ def _clean_parts(dest: Path):
 
 # %% ../../nbs/collect/04_download.ipynb #3a49156f
 def _write(f: Path, data: bytes):
-    "Put a whole file in place, or none."
+    "Write the whole file, or none."
     part = _part(f)
     try:
         with open(part, 'xb') as o:

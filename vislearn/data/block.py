@@ -422,7 +422,7 @@ class DataBlock:
         sampler: str | Sequence[float] | None = None,  # 'balanced' draws classes equally often; or a weight per item
         cache: str
         | PictureCache
-        | None = None,  # keep decoded training pictures: 'ram', 'disk', 'auto' where there is room
+        | None = None,  # keep decoded training pictures: 'ram', 'disk', 'auto' where there is enough memory or disk space
         bad_images: str = 'skip',  # leave out unusable pictures and report them (up to 5 %, no whole class), or 'raise'
     ) -> DataLoaders:
         "Data loaders for `source`."

@@ -441,7 +441,7 @@ def _small(good: list[Header], size: tuple[int, int] | None) -> list[Problem]:
         Problem(
             'files',
             f'{share:.0%} of the pictures are smaller than the {height}x{width} they are resized to',
-            'enlarging adds no detail and takes time; a network trained on larger pictures may gain by it all the same',
+            'enlarging adds no detail and takes time; a network trained on larger pictures may still gain by it',
         )
     ]
 

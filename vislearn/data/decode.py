@@ -92,7 +92,7 @@ def no_picture(
         hint = '; for several pictures use predict_batch'
     elif isinstance(src, dict) and 'content' in src:
         hint = "; of an upload, give its ['content']"
-    return TypeError(f"can't open a {type(src).__name__} as a picture; give {accepted}{hint}")
+    return TypeError(f'cannot open a {type(src).__name__} as a picture; give {accepted}{hint}')
 
 
 def read_bytes(

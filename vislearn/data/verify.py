@@ -60,7 +60,7 @@ class BadImages(L):
         return write_csv(fname, [{'path': str(o), 'reason': self.reasons[o]} for o in self], ['path', 'reason'])
 
     def __repr__(self) -> str:
-        lines = [f"{len(self)} of {self.n_seen} files can't be used as pictures"]
+        lines = [f'{len(self)} of {self.n_seen} files cannot be used as pictures']
         lines += [f'  {str(f)!r}: {self.reasons[f]}' for f in self[:10]]
         if len(self) > 10:
             lines.append('  ...')

@@ -408,7 +408,7 @@ def write_onnx(
         if checked['agreement'] < LEAST_AGREEMENT and not force:
             share = f'{checked["agreement"]:.1%} of {checked["items"]} decisions'
             raise Disagreement(
-                f'{Path(path).name} was not written: only {share} are those of the learner; at least {LEAST_AGREEMENT:.1%} are required. force=True writes it all the same'
+                f'{Path(path).name} was not written: only {share} are those of the learner; at least {LEAST_AGREEMENT:.1%} are required. force=True writes it anyway'
             )
         _save(joined, info | {'checked': checked}, tmp)
     return checked

@@ -21,7 +21,7 @@ from .records import records
 
 # %% ../../nbs/deploy/03_runtime.ipynb #e9e7a743
 class OnnxError(ValueError):
-    "A file that is no usable ONNX export of vislearn; the message names it and says why."
+    "A file that cannot be used as an ONNX export of vislearn; the message names it and says why."
 
 
 _DOMAINS = {'', 'ai.onnx', 'com.microsoft'}  # operators that ONNX Runtime itself brings
@@ -76,7 +76,7 @@ _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 
 _TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
 
 
-def _check_tensor(data: memoryview, room: int) -> None:
+def _check_tensor(data: memoryview, n_bytes: int) -> None:
     "Refuse a tensor that lies in another file or announces more than the file can hold."
     n_elements, name = 1, ''
     for number, value in _fields(data):
@@ -88,8 +88,8 @@ def _check_tensor(data: memoryview, room: int) -> None:
             name = _text(value)
         elif number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value):
             raise OnnxError(f'its tensor {name!r} lies in another file, which is never opened')
-    if n_elements > min(_LARGEST, 8 * room):
-        raise OnnxError(f'its tensor {name!r} announces {n_elements:,} elements in a file of {room:,} bytes')
+    if n_elements > min(_LARGEST, 8 * n_bytes):
+        raise OnnxError(f'its tensor {name!r} announces {n_elements:,} elements in a file of {n_bytes:,} bytes')
 
 
 def _packed(data: memoryview) -> list[int]:
@@ -101,7 +101,7 @@ def _packed(data: memoryview) -> list[int]:
     return out
 
 
-def _check_node(data: memoryview, room: int) -> None:
+def _check_node(data: memoryview, n_bytes: int) -> None:
     op, domain = '', ''
     for number, value in _fields(data):
         if number == _NODE_OP:
@@ -109,25 +109,25 @@ def _check_node(data: memoryview, room: int) -> None:
         elif number == _NODE_DOMAIN:
             domain = _text(value)
         elif number == _NODE_ATTRIBUTE:
-            _check_attribute(value, room)
+            _check_attribute(value, n_bytes)
     if domain not in _DOMAINS:
         raise OnnxError(f'it uses the operator {op!r} of the domain {domain!r}, which is not allowed')
 
 
-def _check_attribute(data: memoryview, room: int) -> None:
+def _check_attribute(data: memoryview, n_bytes: int) -> None:
     for number, value in _fields(data):
         if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            _check_tensor(value, room)
+            _check_tensor(value, n_bytes)
         elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            _check_graph(value, room)
+            _check_graph(value, n_bytes)
 
 
-def _check_graph(data: memoryview, room: int) -> None:
+def _check_graph(data: memoryview, n_bytes: int) -> None:
     for number, value in _fields(data):
         if number == _GRAPH_NODE:
-            _check_node(value, room)
+            _check_node(value, n_bytes)
         elif number == _GRAPH_INITIALIZER:
-            _check_tensor(value, room)
+            _check_tensor(value, n_bytes)
 
 
 def read_onnx(
@@ -258,7 +258,7 @@ class OnnxPredictor:
         self,
         item: Any,  # path, bytes, open file, Pillow picture or array (h,w,3) uint8
     ) -> tuple[np.ndarray, np.ndarray | None]:  # (h,w,c) uint8; (3,3) from -1..1 to pixels, for points
-        "An item as upright pixels; `ImageError` where it is no usable picture."
+        "An item as upright pixels; `ImageError` where it cannot be used as a picture."
         pixels, shrunk = self._decode(item)
         if 'to_pixels' not in self._outputs:
             return pixels, None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/interpret/06_heat.ipynb #1b6f9817
 def heat_explainer(
     predictor: 'Predictor',
-) -> Callable[[bytes], bytes]:  # from a picture to a PNG; `ImageError` where it is no usable picture
+) -> Callable[[bytes], bytes]:  # from a picture to a PNG; `ImageError` where it cannot be used as a picture
     "A function that draws where the network looked."
     lock = threading.Lock()
     model = copy.deepcopy(predictor.model)

@@ -63,14 +63,14 @@ def adapt_input(
     n_in: int,  # channels of the pictures
     pretrained: bool = True,  # keep what the first layers know; False initialises them again
 ) -> None:
-    "Make the first convolution of `net` (or several, side by side) take `n_in` channels in place of 3."
+    "Make the first convolution of `net` (or several, side by side) take `n_in` channels instead of 3."
     convs = _first_convs(net)
     if n_in == 3 or all(conv.in_channels == n_in for conv in convs.values()):
         return
     for name, conv in convs.items():
         if conv.in_channels % 3 or conv.groups > 1:
             raise ValueError(
-                f"{type(net).__name__} can't be adapted from 3 to {n_in} channels: "
+                f'{type(net).__name__} cannot be adapted from 3 to {n_in} channels: '
                 f'its first convolution {name!r} takes {conv.in_channels}'
             )
         _adapt_conv(conv, n_in)
@@ -186,7 +186,7 @@ def _make_own(arch: Callable[..., nn.Module] | nn.Module, pretrained: bool, arch
     elif pretrained:
         name = getattr(arch, '__name__', arch)
         raise WeightsError(
-            f"{name!r} takes no argument `pretrained`, so it can't be asked for weights. "
+            f'{name!r} takes no argument `pretrained`, so it cannot be asked for weights. '
             'Pass pretrained=False, or a module that has its weights'
         )
     else:

@@ -148,7 +148,7 @@ class PooledBody(nn.Module):
         linears = {k: m for k, m in net.named_modules() if isinstance(m, nn.Linear)}
         if not linears:
             raise ValueError(
-                f"can't tell where the head of {type(net).__name__} begins: it has no linear layer. "
+                f'cannot tell where the head of {type(net).__name__} begins: it has no linear layer. '
                 'Say so with cut=, the number of children to keep'
             )
         name, last = list(linears.items())[-1]

@@ -61,7 +61,7 @@ def load_state(
 def _refuse(net: nn.Module, why: str, names: list[str], state: Mapping[str, Tensor]) -> None:
     if names:
         raise ValueError(
-            f"the weights don't fit {type(net).__name__}: {len(names)} of its {len(net.state_dict())} tensors {why}, "
+            f'the weights do not fit {type(net).__name__}: {len(names)} of its {len(net.state_dict())} tensors {why}, '
             f'such as {names[0]}; the file has {len(state)}, such as {next(iter(state), None)!r}'
         )
 

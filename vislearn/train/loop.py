@@ -307,7 +307,7 @@ class TrainLoop(CallbackHost):
         n_epoch: int,
         lr: float | None = None,  # learning rate; `learn.lr` if not given
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this fit only
-        start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedules
+        start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedules
     ) -> None:
         "Train for `n_epoch` epochs; each ends with a validation and a row in `history`."
         n_epoch = as_int(n_epoch, 'n_epoch', least=0)

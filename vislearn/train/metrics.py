@@ -155,7 +155,7 @@ def _score(
     if average == 'auto':
         average = 'binary' if c == 2 and not multi else 'macro'
     if average == 'samples':
-        yes, truth, c, average = yes.T, truth.T, len(yes), 'macro'  # pictures in the place of labels
+        yes, truth, c, average = yes.T, truth.T, len(yes), 'macro'  # pictures instead of labels
     options |= {'num_labels': c} if multi else {'num_classes': c}
     per_class = average in ('binary', 'none', None)
     f = getattr(classification, f'multilabel_{name}' if multi else f'multiclass_{name}')

@@ -103,7 +103,7 @@ class Mixing(Callback):
         c = self.c or _n_classes(learn.dls)
         if not c:
             name = type(self).__name__
-            raise ValueError(f"{name} needs the number of classes, which these loaders don't tell; give {name}(c=...)")
+            raise ValueError(f'{name} needs the number of classes, which these loaders do not tell; give {name}(c=...)')
         y = soft_targets(learn.yb, c)
         if self._known is not learn.loss_func:
             self._try_loss(learn.loss_func, y)

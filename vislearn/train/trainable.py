@@ -18,7 +18,7 @@ def set_trainable(
     model: nn.Module,
     groups: Sequence[Sequence[nn.Parameter]],  # layer groups, early ones first
     first: int,  # the first group that learns; -1 is the last alone
-    train_bn: bool = True,  # the norms of frozen groups learn all the same
+    train_bn: bool = True,  # the norms of frozen groups still learn
 ) -> None:
     "Freeze the layer groups before `first`, let the others learn."
     first = first + len(groups) if first < 0 else first
