@@ -179,3 +179,20 @@ def test_a_cache_keeps_only_what_has_a_file():
     for _ in range(2):
         assert cache(url).shape == (3, 24, 32)
     assert (cache.used, cache.hits) == (0, 0)
+
+
+def test_a_picture_whose_file_was_closed_says_so(tmp_path):
+    (tmp_path / 'a.png').write_bytes(PNG)
+    checked = Image.open(tmp_path / 'a.png')
+    checked.verify()
+    with Image.open(tmp_path / 'a.png') as left:
+        pass
+    for im in (checked, left):
+        with pytest.raises(ImageError, match='its file was closed.*open it again'):
+            open_image(im)
+
+
+@pytest.mark.parametrize('several', [np.array(['a.png', 'b.png']), ('a.png', 'b.png'), {'a.png'}])
+def test_several_pictures_are_sent_to_predict_batch(several):
+    with pytest.raises(TypeError, match='for several pictures use predict_batch'):
+        open_image(several)

@@ -462,3 +462,17 @@ def test_what_several_labels_need_is_refused_elsewhere():
         MultiCategoryBlock(vocab=['a', 'b']).target().balanced_weights(torch.ones(2, 2))
     with pytest.raises(TypeError, match='no labels'):
         Regression(1).one_hot(torch.ones(3))
+
+
+@pytest.mark.parametrize('wrap', [list, np.array, lambda ys: pd.DataFrame({'y': [o[0] for o in ys]})])
+def test_lists_of_one_name_and_tables_of_one_column_are_classes(eight, wrap):
+    ys = [['cat'], ['dog']] * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = ImageDataLoaders.from_lists('.', eight, wrap(ys), **SMALL)
+    assert isinstance(dls.target, Category) and dls.vocab == ['cat', 'dog'] and len(dls.train_ds) == 7
+
+
+def test_a_share_that_is_text_is_named(eight):
+    with pytest.raises(TypeError, match="valid_pct is a number from 0 to 1, got '0.2'"):
+        ImageDataLoaders.from_lists('.', eight, list('abababab'), valid_pct='0.2', **SMALL)

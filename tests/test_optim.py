@@ -410,3 +410,9 @@ def test_five_cycles_of_one_epoch_in_a_fit():
 def test_registries_list_their_names():
     assert list_schedules() == list(SCHEDULES) and 'one_cycle' in list_schedules()
     assert set(OPTIMIZERS) < set(list_optimizers())
+
+
+@pytest.mark.parametrize('lr', [-1, float('nan'), slice(1e-4, float('inf')), [1e-3, -1e-3]])
+def test_rates_that_cannot_train_are_refused(lr):
+    with pytest.raises(ValueError, match='a learning rate is a number from 0'):
+        lr_list(lr, 2)

@@ -9,6 +9,7 @@ import torch
 from bad_images import enc, picture
 from PIL import Image
 
+from vislearn.all import TensorCategory
 from vislearn.core import DisplayedTransform, ItemTransform, RandTransform, Transform, batch_rng, item_rng, set_seed
 from vislearn.data.batches import BatchPipeline
 from vislearn.data.dataset import Dataset
@@ -132,6 +133,21 @@ def test_what_cannot_work_is_refused_when_it_is_written():
 
         class OfLabels(Transform):
             def encodes(self, y: int):
+                return y
+
+    with pytest.raises(TypeError, match='encodes a TensorCategory'):
+
+        class OfCategories(Transform):
+            def encodes(self, y: TensorCategory):
+                return y
+
+    with pytest.raises(TypeError, match='two encodes'):
+
+        class Two(Transform):
+            def encodes(self, x: PILImage):
+                return x
+
+            def encodes(self, y: int):  # noqa: F811
                 return y
 
     with pytest.raises(TypeError, match='only one of them'):

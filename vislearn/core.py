@@ -221,7 +221,25 @@ def is_copied_process(
     return True
 
 # %% ../nbs/00_core.ipynb #359cd3fb
-class Transform:
+class _ClassBody(dict):
+    "The body of a class of transforms, in which a second `encodes` does not quietly replace the first."
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == 'encodes' and name in self:
+            raise TypeError(
+                'a transform has two encodes, of which Python would keep only the last. A transform is given pictures '
+                'only: keep the one for PILImage; labels are changed in get_y'
+            )
+        super().__setitem__(name, value)
+
+
+class _TransformClass(type):
+    @classmethod
+    def __prepare__(mcs, name: str, bases: tuple[type, ...], **kwargs: Any) -> _ClassBody:
+        return _ClassBody()
+
+
+class Transform(metaclass=_TransformClass):
     """One step on a picture or a batch. A subclass keeps its `__init__` arguments under their own names and writes
     `__call__(x, rng)`, or, as fastai's transforms do, `encodes(im)`.
 
@@ -392,11 +410,11 @@ def _check_encodes(f: Callable, owner: Any, n_before: int) -> None:
         return
     wanted = taken[0].annotation if taken else inspect.Parameter.empty
     kind = wanted.rsplit('.')[-1] if isinstance(wanted, str) else getattr(wanted, '__name__', None)
-    if (
-        wanted is inspect.Parameter.empty
-        or not (isinstance(wanted, (str, type)))
-        or kind in (*_picture_types, 'object')
-    ):
+    stands_in = type(wanted).__name__ == 'NotHere'  # a name of fastai such as TensorCategory
+    if stands_in:
+        kind = repr(wanted).strip('<').split()[0]
+    is_kind = stands_in or isinstance(wanted, (str, type))
+    if wanted is inspect.Parameter.empty or not is_kind or kind in (*_picture_types, 'object'):
         return
     raise TypeError(
         f'{getattr(owner, "__name__", owner)} encodes a {kind}, but a transform is given pictures only. Labels are '

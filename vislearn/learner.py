@@ -630,6 +630,8 @@ class Learner(TrainLoop):
         card: bool = False,  # write a model card beside it, with the suffix .md; it needs a pass over the validation set
     ) -> Path:
         "Write everything prediction needs into one file of plain data, for `load_learner`; returns the file."
+        if not isinstance(fname, (str, Path)):
+            raise TypeError(f'export writes to a file and takes its name, got a {type(fname).__name__}')
         wanted = Path(self.path) / fname
         file = writable(wanted.parent) / wanted.name
         if card:

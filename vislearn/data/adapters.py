@@ -238,11 +238,19 @@ def adapter_for(
     return DatasetAdapter(dataset, x_key, y_key)
 
 
+def _values(column: Any) -> Any:
+    "The values of a table of one column, and the rows of a wider one; anything else as it is."
+    if not hasattr(column, 'columns'):
+        return column
+    return column.iloc[:, 0] if column.shape[1] == 1 else column.to_numpy()
+
+
 def pairs(
     xs: Sequence[Any],  # pictures
     ys: Sequence[Any],  # their labels
 ) -> list[tuple[Any, Any]]:
     "Pictures with their labels; an error if there are not as many of each."
+    xs, ys = _values(xs), _values(ys)
     if len(xs) != len(ys):
         raise ValueError(f'{len(xs)} pictures but {len(ys)} labels')
     return list(zip(xs, ys))

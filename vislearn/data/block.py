@@ -247,9 +247,10 @@ class Datasets:
         self,
         wgts: Sequence[float],  # how often each training item is drawn, relatively
         bs: int = 64,  # pictures per batch
+        **options: Any,  # as `dataloaders` takes them, such as num_workers
     ) -> DataLoaders:
         "Data loaders that draw training items by weight, with replacement."
-        return self.dataloaders(bs, sampler=wgts)
+        return self.dataloaders(bs, sampler=wgts, **options)
 
     def _labelled(self, item_tfms: Callable | list | None) -> list[Dataset]:
         "The sets, with other item transforms if these are given; an error where nothing is labelled."
@@ -451,9 +452,10 @@ class DataBlock:
         source: Any,  # what get_items takes
         wgts: Sequence[float],  # how often each training item is drawn, relatively
         bs: int = 64,  # pictures per batch
+        **options: Any,  # as `Datasets.dataloaders` takes them, such as num_workers
     ) -> DataLoaders:
         "Data loaders that draw training items by weight, with replacement."
-        return self.datasets(source).weighted_dataloaders(wgts, bs)
+        return self.datasets(source).weighted_dataloaders(wgts, bs, **options)
 
     def summary(
         self,

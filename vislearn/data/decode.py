@@ -88,7 +88,7 @@ def no_picture(
 ) -> TypeError:
     "The error for something that is not a picture at all."
     hint = ''
-    if isinstance(src, (list, tuple)):
+    if not hasattr(src, 'columns') and hasattr(src, '__len__') and not isinstance(src, dict):
         hint = '; for several pictures use predict_batch'
     elif isinstance(src, dict) and 'content' in src:
         hint = "; of an upload, give its ['content']"
@@ -542,6 +542,8 @@ def decode(
     file = getattr(src, 'filename', '')
     name = shorten(repr(file)) if file else f'the {src.mode} picture of {src.width}x{src.height}'
     with _naming(name):
+        if getattr(src, 'fp', src) is None and getattr(src, 'tile', None):  # not loaded, and no file to load from
+            raise ImageError('its file was closed, by verify() or a with statement, before it was read; open it again')
         return _decode_pil(_not_too_large(src), mode, name)
 
 # %% ../../nbs/data/00_decode.ipynb #314204a3

@@ -95,7 +95,7 @@ def open_image(
     >>> open_image(b'P6 1 1 255 ' + bytes([255, 0, 0])).flatten().tolist()
     [255, 0, 0]
     """
-    if isinstance(src, (np.ndarray, torch.Tensor)):
+    if isinstance(src, torch.Tensor) or (isinstance(src, np.ndarray) and src.dtype.kind not in 'USO'):
         return _cropped(to_tensor(src, mode), crop)
     if isinstance(src, Image.Image):
         return _cropped(_from_array(decode(src, mode)), crop)

@@ -489,9 +489,10 @@ class DataLoaders:
         shuffle: bool = True,  # a new training order each epoch
         device: str | torch.device | None = None,  # None chooses
         seed: int | None = None,  # of order and augmentation
+        **options: Any,  # as `dblock.dataloaders` takes them, such as num_workers
     ) -> 'DataLoaders':
         "Data loaders of a data block: fastai's name for `dblock.dataloaders(source)`."
-        return dblock.dataloaders(source, path, bs, val_bs, shuffle, device=device, seed=seed)
+        return dblock.dataloaders(source, path, bs, val_bs, shuffle, device=device, seed=seed, **options)
 
     @property
     def train(self) -> Loader:

@@ -43,6 +43,8 @@ def _told(split: Split) -> Split:
 
 
 def _check_share(share: float, name: str) -> None:
+    if isinstance(share, str):
+        raise TypeError(f'{name} is a number from 0 to 1, got {share!r}')
     if not 0 <= share <= 1:
         raise ValueError(f'{name} is a share of the items, 0 to 1; got {share}')
 

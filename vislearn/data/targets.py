@@ -958,6 +958,11 @@ def _to_pixels(points: Tensor, hw: tuple[int, int]) -> Tensor:  # (2,k)
     return ((points.detach().cpu().float() + 1) * size / 2 - 0.5).T
 
 # %% ../../nbs/data/12_targets.ipynb #d2d8fd76
+_ONE_EACH = (
+    'each item has a list of one label, which is taken as its class; y_block=MultiCategoryBlock() predicts several'
+)
+
+
 def guess_target(
     labels: Iterable[Any],
 ) -> tuple[type[Target], str]:  # the class, and what should be said about the guess: often nothing
@@ -968,7 +973,7 @@ def guess_target(
         return MultiCategory, ''
     numbers = [o for o in map(_number_in, labels) if o is not None]
     if not numbers or len(numbers) < sum(not is_missing(o) for o in labels):
-        return MultiCategory if len(lists) == len(labels) else Category, ''
+        return Category, _ONE_EACH if lists and len(lists) == len(labels) else ''
     shown = ', '.join(map(str, numbers[:3]))
     if any(not float(o).is_integer() for o in numbers):
         return (

@@ -7,6 +7,7 @@ __all__ = ['WorkerError', 'Workers']
 
 # %% ../../nbs/data/16_workers.ipynb #cdefb7c3
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import signal
@@ -80,10 +81,10 @@ def _first_ten(names: Sequence[str]) -> str:
     return ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
 
 # %% ../../nbs/data/16_workers.ipynb #9343d74b
-def _shut_down(pools: list[ProcessPoolExecutor], owner: int) -> None:
+def _shut_down(pools: list[ProcessPoolExecutor], owner: int, join: bool = False) -> None:
     "End processes, if their owner asks and not a process that was copied from it."
     while pools and os.getpid() == owner:
-        pools.pop().shutdown(wait=False, cancel_futures=True)
+        pools.pop().shutdown(wait=join, cancel_futures=True)
 
 
 class Workers:
@@ -110,6 +111,9 @@ class Workers:
         self.deaths = 0  # in this pass
         self._pools: list[ProcessPoolExecutor] = []  # the one in use, if any
         self._at_end = weakref.finalize(self, _shut_down, self._pools, os.getpid())
+        # a process of multiprocessing joins its children at its end and calls nothing that atexit or weakref know
+        ended = multiprocessing.util.Finalize(None, _shut_down, (self._pools, os.getpid(), True), exitpriority=100)
+        weakref.finalize(self, ended.cancel)
         self._start()
 
     def _start(self) -> None:

@@ -98,6 +98,9 @@ class _File:
         if read is None:
             raise TypeError(f'expected a path or an open file, got a {type(source).__name__}')
         name, data = getattr(source, 'name', None), read()
+        if not data and hasattr(source, 'seek'):  # it was just written, or read before
+            source.seek(0)
+            data = read()
         if not isinstance(data, bytes):
             raise TypeError('the file was opened as text; open it with mode "rb"')
         self.name = Path(name).name if isinstance(name, str) else 'the file'

@@ -9,6 +9,7 @@ __all__ = ['OptFunc', 'OPTIMIZERS', 'HYPERS', 'torch_groups', 'Adam', 'SGD', 'RM
 
 # %% ../../nbs/train/10_optim.ipynb #19f0743a
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeGuard
@@ -441,9 +442,12 @@ def is_several(
 
 def _rate(lr: Any) -> float:
     try:
-        return float(lr)
+        rate = float(lr)
     except (TypeError, ValueError):
         raise TypeError(f'a learning rate is a number, not {lr!r}') from None
+    if not 0 <= rate < math.inf:
+        raise ValueError(f'a learning rate is a number from 0, got {rate}')
+    return rate
 
 
 def _spread(lr: slice, n: int) -> list[float]:

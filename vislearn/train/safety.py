@@ -155,6 +155,13 @@ class OneAtATime:
         self._free()
 
 # %% ../../nbs/train/04_safety.ipynb #a92cfe95
+def _makes_tensors_elsewhere() -> bool:
+    try:
+        return torch.get_default_device().type != 'cpu'
+    except RuntimeError:  # a device that this machine does not have
+        return True
+
+
 @contextmanager
 def torch_switches(
     grad: bool,  # are gradients computed
@@ -163,6 +170,6 @@ def torch_switches(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
-        if torch.get_default_device().type != 'cpu':
+        if _makes_tensors_elsewhere():
             stack.enter_context(torch.device('cpu'))
         yield
