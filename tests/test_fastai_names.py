@@ -136,7 +136,6 @@ def test_the_table_claims_nothing_that_is_untrue():
     for name in (
         'before_batch_cb',
         'BaseLoss',
-        'WandbCallback',
         'no_random',
         'Learner.one_batch',
         'Learner.validation_context',

@@ -271,10 +271,12 @@ from vislearn.train.loggers import (
     CSVLogger,
     JSONLogger,
     LineLogger,
+    MLflowCallback,
     ShowGraphCallback,
     Speed,
     TensorBoardCallback,
     TrainMetrics,
+    WandbCallback,
 )
 from .train.loop import TrainLoop
 from vislearn.train.losses import (

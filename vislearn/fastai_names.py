@@ -650,7 +650,6 @@ OTHER_WAYS: dict[str, str] = {  # fastai's name -> what to use instead
     'LightingTfm': 'Brightness and Contrast',
     'OldRandomCrop': 'RandomCrop',
     'PixelShuffle_ICNR': 'torch.nn.PixelShuffle',
-    'WandbCallback': "on('after_epoch', f), JSONLogger or TensorBoardCallback",
     'no_random': 'Learner(seed=...): a run is repeatable whatever the global generators were used for',
     'BaseLoss': 'any function or module of (pred, targ); the target says what is softmax or sigmoid',
 }
