@@ -106,7 +106,10 @@ def with_normalize(
     dls: Any,  # DataLoaders; whatever else is left as it is
     norm: Normalize | None,  # what the network needs
 ) -> Any:
-    "A view of `dls` that ends in `norm`; `dls` itself, and a warning if the numbers differ, where they normalise already."
+    """A view of `dls` that ends in `norm`.
+
+    Where they normalise already it is `dls` itself, with a warning if the numbers differ.
+    """
     if norm is None or not isinstance(dls, DataLoaders):
         return dls
     norm.of_network = True
@@ -115,7 +118,7 @@ def with_normalize(
         view.loaders = [normalised_loader(dl, norm) for dl in view]
         return view
     there = dls.train.batch_tfms.find(Normalize)
-    if not _alike(there, norm):
+    if there is not None and not _alike(there, norm):
         warnings.warn(
             f'the loaders normalise with mean {there.mean} and std {there.std}, but the network was trained with '
             f'{norm.mean} and {norm.std}; leave Normalize out and the right one is added',
@@ -125,10 +128,10 @@ def with_normalize(
 
 
 def _alike(a: Normalize, b: Normalize) -> bool:
-    if len(a.mean) != len(b.mean):
-        return False
-    differences = [abs(x - y) for x, y in zip([*a.mean, *a.std], [*b.mean, *b.std])]
-    return max(differences) <= 0.02
+    "Do both normalise with nearly the same numbers?"
+    ours = [*(a.mean or []), *(a.std or [])]
+    theirs = [*(b.mean or []), *(b.std or [])]
+    return len(ours) == len(theirs) and all(abs(x - y) <= 0.02 for x, y in zip(ours, theirs))
 
 # %% ../nbs/10_learner.ipynb #b01744cb
 def _is_torchs(sched: Any) -> bool:
@@ -147,8 +150,8 @@ def _schedule_callback(schedule: Any, lrs: Sequence[float]) -> Callback | None:
 
 
 def _loss_for(dls: Any, loss_func: Any) -> Any:
-    "The loss that was given, else that of the target; a threshold in the loss (fastai's place for it) goes to the target."
-    target = getattr(dls, 'target', None)
+    "The loss that was given, else that of the target; a threshold that a loss of fastai has goes to the target."
+    target: Any = getattr(dls, 'target', None)
     if loss_func is None:
         if target is None:
             raise ValueError(
@@ -197,7 +200,7 @@ class Learner(TrainLoop):
         metrics: Callable
         | str
         | Iterable[Callable | str]
-        | None = None,  # (preds, targs) -> number, or names (see `list_metrics`); the target's if not given, () for none
+        | None = None,  # (preds, targs) -> number, or names (see `list_metrics`); () for none, None: the target's
         path: str | Path | None = None,  # where models and exports go; the data's if not given
         model_dir: str = 'models',  # the folder in `path` for `save`
         wd: float | None = None,  # weight decay; the optimizer's default if not given
@@ -214,7 +217,7 @@ class Learner(TrainLoop):
         recipe: str | Recipe = 'fastai',  # the constants of `fine_tune`, by name (see `list_recipes`) or your own
     ):
         self.recipe = get_recipe(recipe)
-        self.path = Path(path or getattr(dls, 'path', '.'))
+        self.path = Path(path or getattr(dls, 'path', None) or '.')
         self.model_dir = model_dir
         self.splitter = splitter
         self.wd = wd
@@ -270,9 +273,10 @@ class Learner(TrainLoop):
             groups = list(self.splitter(self.model))
             is_one = bool(groups) and isinstance(groups[0], Tensor)  # fastai's trainable_params gives no groups
             return [groups] if is_one else [list(g) for g in groups]
-        if not hasattr(self.model, 'param_groups'):
+        param_groups = getattr(self.model, 'param_groups', None)
+        if not callable(param_groups):
             return [[*self.model.parameters()]]
-        groups = self.model.param_groups()
+        groups = param_groups()
         known = {id(p) for g in groups for p in g}
         groups[-1].extend(p for p in self.model.parameters() if id(p) not in known)
         return groups
@@ -327,7 +331,7 @@ class Learner(TrainLoop):
         n_epoch: int,
         lr: float | slice | Sequence[float] | None = None,  # learning rate; `learn.lr` if not given
         wd: float | None = None,  # weight decay; as it is if not given
-        cbs: Callback | Iterable[Callback] | None = None,  # for this call
+        cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
         start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedule
         schedule: str
@@ -500,7 +504,7 @@ class Learner(TrainLoop):
         show_plot: bool = True,
         suggest_funcs: Callable | Sequence[Callable] | None = valley,  # any of valley, steep, minimum, slide
     ) -> Any:  # a named tuple with a rate (or None) for each function
-        "Train for `num_it` batches with a rising learning rate, plot the loss, and suggest a rate; everything is put back."
+        "Train for `num_it` batches with a rising rate, plot the loss, suggest a rate; everything is put back."
         return find_lr(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
 
     # judging: validate and get_preds come from TrainLoop
@@ -516,12 +520,13 @@ class Learner(TrainLoop):
         """
         dl = super().loader(ds_idx, dl)
         labels = getattr(dl, 'vocab', None)
-        has_labels = labels is not None and getattr(dl.dataset, 'y', None) is not None
-        if has_labels and self.trained_vocab is not None and list(labels) != self.trained_vocab:
+        if labels is None or self.trained_vocab is None or getattr(dl.dataset, 'y', None) is None:
+            return dl
+        if list(labels) != self.trained_vocab:
             raise ValueError(
-                f'the network was trained on the labels {self.trained_vocab}, but these data have {list(labels)}, so its '
-                'answers can not be compared with them: make the data with CategoryBlock(vocab=...) of the network, or '
-                'train on them first'
+                f'the network was trained on the labels {self.trained_vocab}, but these data have {list(labels)}, '
+                'so its answers cannot be compared with them: make the data with CategoryBlock(vocab=...) of the '
+                'network, or train on them first'
             )
         return dl
 
@@ -557,6 +562,8 @@ class Learner(TrainLoop):
                 f'thresholds are for several labels per picture; what is predicted here is {target}, which needs none'
             )
         probs, targs = self.get_preds(ds_idx, dl)
+        if probs is None or targs is None:
+            raise ValueError('these items have no labels to choose thresholds by')
         return target.set_thresh(best_thresholds(probs, targs, per_label, beta))
 
     def show_results(
@@ -783,7 +790,7 @@ def _smooth_loss(
     "The target's loss with smoothed labels; None where nothing is smoothed."
     if not label_smoothing:
         return None
-    loss = target.loss_func()
+    loss: Any = target.loss_func()
     if hasattr(loss, 'label_smoothing'):
         loss.label_smoothing = label_smoothing
     return loss

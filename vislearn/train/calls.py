@@ -61,7 +61,7 @@ class Call:
 def under_way(
     learn: Any,  # with the attributes `in_call`, `phase` and `resuming`
     call: Call,
-    cbs: Callback | Iterable[Callback] | None = None,  # for the whole call
+    cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for the whole call
     checkpoint: str | Path | Checkpoint | None = None,  # name of a run folder
 ) -> Iterator[None]:
     "A call that trains, for the time of a `with` block."

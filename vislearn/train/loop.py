@@ -305,7 +305,8 @@ class TrainLoop(CallbackHost):
     def fit(
         self,
         n_epoch: int,
-        lr: float | None = None,  # learning rate; `learn.lr` if not given
+        lr: float | slice | Sequence[float] | None = None,  # learning rate; `learn.lr` if not given
+        *,
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this fit only
         start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedules
     ) -> None:
