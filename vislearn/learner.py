@@ -614,7 +614,7 @@ class Learner(TrainLoop):
 
     def predict(
         self,
-        item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w); or what the items of the data are
+        item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w); or an item like the data's
         with_input: bool = False,  # put the picture as the network saw it first: (3,h,w) float 0-1
     ) -> tuple[Any, ...]:
         "`(label, index, probs)` of one picture. No loader, no progress bar; may be called from several threads."
@@ -664,7 +664,7 @@ class Learner(TrainLoop):
     def export(
         self,
         fname: str | Path = 'export.pkl',  # in `path`, or an absolute path
-        card: bool = False,  # write a model card beside it, with the suffix .md; it needs a pass over the validation set
+        card: bool = False,  # write a model card (.md) beside it; takes a pass over the validation set
     ) -> Path:
         "Write everything prediction needs into one file of plain data, for `load_learner`; returns the file."
         if not isinstance(fname, (str, Path)):
@@ -691,7 +691,7 @@ class Learner(TrainLoop):
         self,
         name: str = 'export.pkl',  # of the model file
     ) -> PrettyString:
-        "A model card in Markdown: data, training, how good the model is on validation, what it is not for, how to use it."
+        "A model card in Markdown: data, training, quality on the validation set, limits, how to use it."
         return PrettyString(model_card(self, name))
 
     def push_to_hub(
@@ -714,7 +714,7 @@ class Learner(TrainLoop):
         batch: bool = False,  # take pictures of one size in batches (n,h,w,3), instead of one picture (h,w,3)?
         force: bool = False,  # write the file even if it decides differently
     ) -> Path:
-        "Write an ONNX file that takes a decoded picture of any size and gives probabilities; it is compared with the learner first."
+        "Write an ONNX file from a decoded picture of any size to probabilities, after comparing it with the learner."
         from vislearn.deploy.onnx import write_onnx
 
         wanted = Path(self.path) / fname

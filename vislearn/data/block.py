@@ -421,9 +421,7 @@ class DataBlock:
         drop_last: bool = True,  # leave out a last training batch that is not full
         seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
         sampler: str | Sequence[float] | None = None,  # 'balanced' draws classes equally often; or a weight per item
-        cache: str
-        | PictureCache
-        | None = None,  # keep decoded training pictures: 'ram', 'disk', 'auto' where there is enough memory or disk space
+        cache: str | PictureCache | None = None,  # keep decoded training pictures: 'ram', 'disk', 'auto' where they fit
         bad_images: str = 'skip',  # leave out unusable pictures and report them (up to 5 %, no whole class), or 'raise'
     ) -> DataLoaders:
         "Data loaders for `source`."

@@ -90,7 +90,7 @@ def open_image(
     crop: Callable[[int, int], Cut] | None = None,  # given height and width, answers with the `Cut` to make
     mode: str = 'RGB',  # 'RGB', or 'L' for grey
 ) -> torch.Tensor:  # (3,h,w) or (1,h,w) uint8
-    """`src` as upright 8-bit pixels; raises `ImageError`, naming the file and the reason, when it cannot be used as a picture.
+    """`src` as upright 8-bit pixels, or an `ImageError` that names the file and why it cannot be used.
 
     >>> open_image(b'P6 1 1 255 ' + bytes([255, 0, 0])).flatten().tolist()
     [255, 0, 0]

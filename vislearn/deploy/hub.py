@@ -29,7 +29,8 @@ def find_model(
     elif text.startswith(('http://', 'https://')):
         if not sha256:
             raise ValueError(
-                f'a model is fetched from an address only with the SHA-256 of the file: load_learner({text!r}, sha256=...)'
+                'a model is fetched from an address only with the SHA-256 of the file: '
+                f'load_learner({text!r}, sha256=...)'
             )
         return _from_url(text, sha256.lower())
     else:

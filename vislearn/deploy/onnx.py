@@ -405,13 +405,20 @@ def write_onnx(
             f'{Path(path).name}: {checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '
             f'probabilities differ by {checked["largest_difference"]:.2g} at most'
         )
-        if checked['agreement'] < LEAST_AGREEMENT and not force:
-            share = f'{checked["agreement"]:.1%} of {checked["items"]} decisions'
-            raise Disagreement(
-                f'{Path(path).name} was not written: only {share} are those of the learner; at least {LEAST_AGREEMENT:.1%} are required. force=True writes it anyway'
-            )
+        if not force:
+            _check_agreement(Path(path).name, checked)
         _save(joined, info | {'checked': checked}, tmp)
     return checked
+
+
+def _check_agreement(name: str, checked: dict[str, Any]) -> None:
+    "A `Disagreement` where too many decisions are not the learner's."
+    if checked['agreement'] < LEAST_AGREEMENT:
+        share = f'{checked["agreement"]:.1%} of {checked["items"]} decisions'
+        raise Disagreement(
+            f'{name} was not written: only {share} are those of the learner; '
+            f'at least {LEAST_AGREEMENT:.1%} are required. force=True writes it anyway'
+        )
 
 
 def _save(model: 'onnx.ModelProto', info: dict[str, Any], path: Path) -> None:
