@@ -1,4 +1,4 @@
-"Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/10_learner)."
+"Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/lessons/50_fastai)."
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
 import vislearn.all as v
-from vislearn.fastai_names import NotHere
+from vislearn.fastai_names import OTHER_TASKS, OTHER_WAYS, NotHere
 
 NAMES = """
 Learner: dls model loss_func opt_func lr splitter cbs metrics path model_dir wd wd_bn_bias train_bn moms default_cbs
@@ -102,10 +102,11 @@ ENTRIES = [(n, a.split()) for n, a in re.findall(r'([\w.]+):((?:\s+\w+(?![\w.]*:
 
 
 def differences() -> str:
-    "What fastai has, as the first column of the table names it."
-    cells = json.loads((ROOT / 'nbs/10_learner.ipynb').read_text(encoding='utf-8'))['cells']
-    text = next(s for c in cells if '## What fastai has that is different here' in (s := ''.join(c['source'])))
-    return '\n'.join(re.split(r'(?<!\\)\|', row)[1] for row in text.splitlines() if row.startswith('|'))
+    "What fastai has, as the first columns of the tables name it, and the names that say themselves what to use."
+    cells = json.loads((ROOT / 'nbs/lessons/50_fastai.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    rows = [re.split(r'(?<!\\)\|', row)[1] for row in text.splitlines() if row.startswith('|')]
+    return '\n'.join([*rows, *OTHER_WAYS])
 
 
 def lookup(name):
@@ -142,6 +143,20 @@ def test_the_table_claims_nothing_that_is_untrue():
         'Learner.to_native_fp16',
     ):
         assert lookup(name) is None, name
+
+
+def test_a_name_that_is_not_here_says_what_to_use_instead():
+    for name, way in {**OTHER_WAYS, **OTHER_TASKS}.items():
+        assert name in v.__all__, name
+        o = getattr(v, name)
+        if isinstance(o, NotHere):
+            with pytest.raises(NotImplementedError, match=re.escape(way)):
+                o()
+
+
+def test_every_name_that_is_not_here_has_a_row_of_its_own_kind():
+    assert not set(OTHER_WAYS) & set(OTHER_TASKS)
+    assert all(isinstance(getattr(v, name), NotHere) for name in (*OTHER_WAYS, *OTHER_TASKS))
 
 
 # and what they do
