@@ -367,7 +367,7 @@ def test_grey_pictures_travel(tmp_path):
 
 
 def test_precision_travels(tmp_path):
-    save_bundle(tmp_path / 'a.pkl', tiny_net(), target, item_tfms, batch_tfms, precision='bf16')
+    save_bundle(tmp_path / 'a.pkl', tiny_net(), target, item_tfms, batch_tfms, precision=np.str_('bf16'))
     x = torch.randint(0, 255, (3, 40, 40), dtype=torch.uint8)
     learn = load_learner(tmp_path / 'a.pkl', model=TinyNet())
     assert torch.equal(

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -550,3 +551,77 @@ def test_after_a_fork():
     alive = p.is_alive()
     p.kill()
     assert not alive and queue.get() == (True, 2)
+
+
+@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_train'])
+def test_a_layer_that_a_callback_puts_in_learns(event):
+    learn = loop()
+
+    def replace(self, learn):
+        learn.model[3] = nn.Linear(8, 2)
+        self.before = learn.model[3].weight.detach().clone()
+
+    cb = type('Replace', (Callback,), {event: replace})()
+    learn.fit(1, lr=0.05, cbs=cb)
+    assert not torch.equal(learn.model[3].weight, cb.before)
+    assert learn.opt.param_groups[0]['lr'] == 0.05
+
+
+def test_an_optimizer_of_the_users_own_that_misses_a_new_layer_is_told():
+    learn = loop()
+    learn.opt = torch.optim.SGD(learn.model[3].parameters(), 0.1)  # part of the model: as the user likes
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.fit(1)
+    learn.model[3] = nn.Linear(8, 2)
+    with pytest.warns(UserWarning, match='holds parameters that the model no longer has'):
+        learn.fit(1)
+
+
+def test_gradients_of_a_cancelled_batch_count_in_the_mean():
+    xs, ys = torch.randn(18, 4), torch.randint(0, 2, (18,))
+    model = nn.Linear(4, 2)
+    by_hand = copy.deepcopy(model)
+
+    class CancelSecond(Callback):
+        def after_backward(self, learn):
+            if learn.iter == 1:
+                raise CancelBatchException
+
+    loaders = [[*zip(xs.split(6), ys.split(6))], []]
+    learn = TrainLoop(loaders, model, nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.5, cbs=CancelSecond())
+    learn.n_acc = 16
+    learn.fit(1)
+    F.cross_entropy(by_hand(xs), ys).backward()
+    wanted = by_hand.weight - 0.5 * by_hand.weight.grad
+    torch.testing.assert_close(model.weight, wanted)
+
+
+@pytest.mark.parametrize('event', ['before_batch', 'after_pred', 'after_loss', 'after_batch'])
+def test_judging_within_a_validation_batch_changes_nothing(event):
+    def judge(self, learn):
+        if learn.training or self.is_judging:
+            return
+        self.is_judging = True
+        learn.get_preds(dl=[(x[:5], y[:5])])
+        self.is_judging = False
+
+    judging = type('Judging', (Callback,), {event: judge, 'is_judging': False})()
+    plain, watched = loop(seed=0), loop(judging, seed=0)
+    plain.fit(2)
+    watched.fit(2)
+    assert [r['valid_loss'] for r in watched.history] == [r['valid_loss'] for r in plain.history]
+
+
+def test_a_learner_can_be_copied_in_the_middle_of_a_batch():
+    copies = []
+
+    class Copy(Callback):
+        def after_loss(self, learn):
+            if learn.training and not copies:
+                copies.append(None)
+                copies[0] = copy.deepcopy(learn)
+
+    loop(Copy).fit(1)
+    copies[0].fit(1)
+    assert len(copies[0].history) == 1

@@ -14,6 +14,7 @@ from vislearn.models.body import main_output
 from vislearn.models.create import create_model
 from vislearn.models.groups import param_groups
 from vislearn.models.layers import is_batch_norm, is_norm, norm_params
+from vislearn.models.memory import to_channels_last
 from vislearn.models.names import list_models
 from vislearn.models.vision_model import VisionModel
 from vislearn.models.weights import WeightsError, load_state, offline_weights
@@ -542,10 +543,19 @@ def test_body_and_head_by_position():
         lambda m: m[1].__setitem__(5, nn.GELU()),
         lambda m: setattr(m, 'head', nn.Sequential(nn.Flatten(), nn.Linear(96, 3))),
         lambda m: nn.utils.parametrizations.weight_norm(m[1][-1]),
+        lambda m: setattr(next(o for o in m.modules() if is_batch_norm(o)), 'eps', 0.5),
+        lambda m: setattr(next(o for o in m.modules() if isinstance(o, nn.Conv2d)), 'padding_mode', 'circular'),
     ],
 )
 def test_a_changed_model_has_no_config(change):
     model = make('test_resnet')
+    assert model.config() is not None
+    model.train()(torch.rand(2, 3, 64, 64))
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.9  # matters in training alone
+        if is_batch_norm(m):
+            m.momentum = 0
     assert model.config() is not None
     change(model)
     assert model.config() is None
@@ -589,7 +599,8 @@ def test_models_are_made_on_the_cpu_in_float32_whatever_the_defaults_are():
         torch.set_default_device('cpu')
     assert [(p.shape, p.dtype, p.device) for p in model.state_dict().values()] == wanted
     with torch.inference_mode():
-        model = make('test_resnet')
+        model = to_channels_last(make('test_resnet'))
+    assert not any(p.is_inference() for p in model.state_dict().values())
     model(torch.rand(2, 3, 64, 64)).sum().backward()
 
 

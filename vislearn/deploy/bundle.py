@@ -250,7 +250,7 @@ def save_bundle(
         'mode': item_tfms.mode,
         **{name: plain(tfms, name) for name, tfms in steps.items()},
         'steps': [repr(o) for o in (*item_tfms, *batch_tfms)],
-        'precision': precision,
+        'precision': plain(precision, 'the precision'),
         'bs': int(bs),
         'reader': _reader_to_dict(get_x),
     }

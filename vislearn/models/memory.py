@@ -21,6 +21,7 @@ def _is_unsafe(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < 8
 
 
+@torch.inference_mode(False)
 def to_channels_last(
     model: nn.Module,  # changed in place
 ) -> nn.Module:  # the same

@@ -13,17 +13,26 @@ from torch import Tensor, nn
 
 from .body import imagenet_cfg
 from .groups import ParamGroup, Spec, split_params
-from .layers import Flatten
+from .layers import Flatten, is_batch_norm
 from .weights import LoadReport
 
 # %% ../../nbs/models/05_vision_model.ipynb #1e3983f9
 PARTS = ('body', 'head')
 
 
+def _settings(m: nn.Module) -> Any:
+    "What a module's answers depend on besides its weights; not what matters in training alone."
+    if is_batch_norm(m):
+        return m.eps
+    if 'Drop' in type(m).__name__ or 'StochasticDepth' in type(m).__name__:
+        return None
+    return m.extra_repr(), 'forward' in vars(m)
+
+
 def _structure(model: nn.Module) -> list[tuple]:
-    "Names and types of all modules, with the shapes of their parameters."
+    "Names, types and settings of all modules, with the shapes of their parameters."
     return [
-        (name, type(m), [(k, None if p is None else tuple(p.shape)) for k, p in m._parameters.items()])
+        (name, type(m), _settings(m), [(k, None if p is None else tuple(p.shape)) for k, p in m._parameters.items()])
         for name, m in model.named_modules()
     ]
 
@@ -94,7 +103,7 @@ class VisionModel(nn.Module):
         return self.head(feats)
 
     def config(self) -> dict[str, Any] | None:
-        "The arguments of `create_model` that rebuild this model, without its weights; None if modules were replaced."
+        "The arguments of `create_model` that rebuild this model, without its weights; None if modules were replaced or set otherwise."
         if self._config is None or _structure(self) != self._made_as:
             return None
         return dict(self._config)

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -140,6 +141,32 @@ def _is_watched(model: nn.Module) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
 
 
+def _warn_if_replaced(known: set[int], params: Sequence[nn.Parameter]) -> None:
+    "Say so where an optimizer, of which the `id`s of parameters are given, holds some that are gone from the model."
+    is_missing = any(p.requires_grad and id(p) not in known for p in params)
+    if is_missing and not known.issubset(map(id, params)):
+        warnings.warn(
+            'the optimizer that was given holds parameters that the model no longer has, and lacks those that took '
+            'their place, which will not learn: learn.opt = None makes a new one',
+            stacklevel=5,
+        )
+
+
+def _carry_over(
+    old: torch.optim.Optimizer,
+    new: torch.optim.Optimizer,
+    params: Sequence[nn.Parameter],  # of `new`
+) -> None:
+    "Give a new optimizer what the old one remembers of the parameters that stayed, and its rates and the like."
+    for p in params:
+        if p in old.state:
+            new.state[p] = old.state[p]
+    if len(old.param_groups) != len(new.param_groups):
+        return
+    for before, now in zip(old.param_groups, new.param_groups):
+        now.update((k, v) for k, v in before.items() if k != 'params')
+
+
 _BATCH_STATE = (
     'dl',
     'n_iter',
@@ -154,6 +181,7 @@ _BATCH_STATE = (
     '_amp',
     '_is_contiguous',
 )
+_NOT_COPIED = ('_kept_fold', '_net', '_guard', '_random', 'xb', 'yb', 'pred', 'loss')
 
 # %% ../../nbs/train/06_loop.ipynb #1e0078ff
 class TrainLoop(CallbackHost):
@@ -231,8 +259,8 @@ class TrainLoop(CallbackHost):
         self.add_cbs(cbs)
 
     def __getstate__(self) -> dict[str, Any]:
-        "What is pickled and copied: everything but what is made at need."
-        return {k: v for k, v in vars(self).items() if k not in ('_kept_fold', '_net', '_guard', '_random')}
+        "What is pickled and copied: everything but what is made at need, and the batch at hand."
+        return {k: v for k, v in vars(self).items() if k not in _NOT_COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -281,16 +309,15 @@ class TrainLoop(CallbackHost):
         if old is None or reset:
             self.create_opt()
             return
-        if old is not self._made_opt:
-            return  # the user's own
-        known = {id(p) for g in old.param_groups for p in g['params']}
         params = [p for g in self.param_groups() for p in g['params']]
-        if all(id(p) in known for p in params):
+        known = {id(p) for g in old.param_groups for p in g['params']}
+        if known.issuperset(map(id, params)):
             return
+        if old is not self._made_opt:
+            _warn_if_replaced(known, params)
+            return  # the user's own
         self.create_opt()
-        for p in params:
-            if p in old.state:
-                self.opt.state[p] = old.state[p]
+        _carry_over(old, self.opt, params)
 
     def set_lr(
         self,
@@ -454,6 +481,7 @@ class TrainLoop(CallbackHost):
         self.with_events(self._train_batches, 'train', CancelTrainException)
 
     def _train_batches(self) -> None:
+        self.prepare_opt()  # callbacks may have replaced a layer
         self._amp = resolve_precision(self.precision, self.device)
         self._net = None  # chosen at the first batch
         done = self.position[1]
@@ -494,11 +522,12 @@ class TrainLoop(CallbackHost):
         if not self.training or self.loss is None:
             return
         self._guard.start(self.loss)
+        unstepped = self.unstepped + len(self.xb)
         self.with_events(self._backward, 'backward', CancelBackwardException)
         self._stop_if_not_finite()
         self.smooth_loss.add(self.loss)
         self.loss = self.loss.detach()
-        self.unstepped += len(self.xb)
+        self.unstepped = unstepped
         if self.unstepped >= self.n_acc:
             self._take_step()
 
@@ -549,6 +578,7 @@ class TrainLoop(CallbackHost):
     def _backward(self) -> None:
         loss = self.loss * (len(self.xb) / self.n_acc) if self.n_acc else self.loss
         self.scaler.scale(loss).backward()
+        self.unstepped += len(self.xb)  # at once, as a callback may now cancel the batch
 
     def _take_step(self) -> None:
         "Let the optimizer move the weights by the mean gradient of the pictures since its last step."
@@ -615,8 +645,8 @@ class TrainLoop(CallbackHost):
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        "Judging within a training batch, by a callback: afterwards that batch goes on as if nothing had happened."
-        if not self.training:
+        "Judging within a batch, by a callback: afterwards that batch goes on as if nothing had happened."
+        if not self.training and not self.mid_batch:
             yield
             return
         state = {k: getattr(self, k, None) for k in _BATCH_STATE}
