@@ -165,3 +165,17 @@ def test_hostile_onnx_files_are_refused_by_name(exported, tmp_path, damage):
     file.write_bytes(data[: len(data) // 2] if damage == 'cut' else b'PK no' if damage == 'not onnx' else data)
     with pytest.raises(OnnxError, match='bad.onnx'):
         OnnxPredictor(file)
+
+
+@pytest.mark.parametrize('precision, size, tolerance', [('fp16', 0.51, 0.02), ('int8', 0.3, 0.2)])
+def test_smaller_files_answer_alike(exported, truth, precision, size, tolerance):
+    from vislearn.deploy.onnx import write_onnx
+    from vislearn.deploy.predictor import load_predictor
+    from vislearn.deploy.runtime import OnnxPredictor
+
+    files = [Path(o['item']) for o in truth if 'error' not in o]
+    small = exported / f'{precision}.onnx'
+    write_onnx(load_predictor(exported / 'export.pkl'), small, files, precision, calibration=files, force=True)
+    assert small.stat().st_size < size * (exported / 'model.onnx').stat().st_size
+    for ours, theirs in zip((o for o in truth if 'error' not in o), OnnxPredictor(small).records(files)):
+        assert max(abs(ours['probs'][k] - theirs['probs'][k]) for k in ours['probs']) < tolerance

@@ -547,11 +547,23 @@ def _quantized(model: 'onnx.ModelProto', inputs: list[np.ndarray]) -> 'onnx.Mode
             weight_type=QuantType.QInt8,
             op_types_to_quantize=_IN_BYTES,
         )
-        return onnx.load(small)
+        return _only_used_domains(onnx.load(small))
+
+
+def _only_used_domains(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
+    "The model without the operator sets that it names but does not use."
+    used = {o.domain for o in model.graph.node}
+    kept = [o for o in model.opset_import if o.domain in used or not o.domain]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 def _halved(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
     "The model computing in 16 bits, its inputs and outputs still in 32."
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    return convert_float_to_float16(model, keep_io_types=True)
+    halved = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    halved.topological_sort()  # the casts of the inputs were put at the end
+    return halved.model
