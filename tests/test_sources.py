@@ -1,6 +1,7 @@
 "Where data can come from, and what is said when it does not fit."
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -561,3 +562,83 @@ def test_timms_loss_for_several_labels(tmp_path):
     learn = vision_learner(dls, 'resnet18', pretrained=False, loss_func=AsymmetricLossMultiLabel())
     learn.fit(1)
     assert learn.get_preds()[0].shape == (3, 2) and learn.history[0]['valid_loss'] > 0
+
+
+def picture_bytes(i):
+    f = io.BytesIO()
+    Image.new('RGB', (8, 8), (i * 20, 0, 0)).save(f, 'png')
+    return f.getvalue()
+
+
+@pytest.fixture
+def table():
+    "Twelve pictures as bytes in an Arrow table, of two classes."
+    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra: pip install vislearn[shards]')
+    features = hf.Features(
+        {'image': hf.Image(), 'label': hf.ClassLabel(names=['ants', 'bees']), 'kind': hf.Value('string')}
+    )
+    columns = {
+        'image': [{'bytes': picture_bytes(i), 'path': None} for i in range(12)],
+        'label': [i % 2 for i in range(12)],
+        'kind': ['odd' if i % 2 else 'even' for i in range(12)],
+    }
+    return hf.Dataset.from_dict(columns, features=features)
+
+
+def test_pictures_of_an_arrow_table_are_opened_by_us(table, monkeypatch):
+    hf = pytest.importorskip('datasets')
+    monkeypatch.setattr(hf.Image, 'decode_example', lambda *args, **kwargs: pytest.fail('decoded by datasets'))
+    dls = ImageDataLoaders.from_dataset(table, valid_pct=0.25, **SMALL)
+    assert dls.vocab == ['ants', 'bees'] and (dls.train.n, dls.valid.n) == (9, 3)
+    seen = []
+    for ds in (dls.train_ds, dls.valid_ds):
+        for i, (x, y) in enumerate(ds):
+            number = int(x[0].max()) // 20
+            assert number % 2 == int(y) and ds.items[i].y == ['ants', 'bees'][number % 2]
+            seen.append(number)
+    assert sorted(seen) == list(range(12))
+
+
+def test_labels_of_an_arrow_table_by_text_and_by_numbers_without_names(table):
+    dls = ImageDataLoaders.from_dataset(table, y_key='kind', **SMALL)
+    assert dls.vocab == ['even', 'odd']
+    hf = pytest.importorskip('datasets')
+    numbers = table.cast_column('label', hf.Value('int64'))
+    assert ImageDataLoaders.from_dataset(numbers, **SMALL).vocab == [0, 1]
+    assert ImageDataLoaders.from_dataset(numbers, vocab=['a', 'b'], **SMALL).vocab == ['a', 'b']
+
+
+def test_parts_and_selections_of_an_arrow_table(table):
+    train, valid, test = table.select([5, 3, 0, 1]), table.select(range(6, 9)), table.select([11])
+    dls = ImageDataLoaders.from_dataset(train, valid, test, **SMALL | {'bs': 2})
+    numbers = [[int(ds[i][0][0].max()) // 20 for i in range(len(ds))] for ds in (dl.dataset for dl in dls)]
+    assert numbers == [[5, 3, 0, 1], [6, 7, 8], [11]]
+    assert [dl.dataset.y.tolist() for dl in dls] == [[1, 1, 0, 1], [0, 1, 0], [1]]
+    held_out = ImageDataLoaders.from_dataset(table.select(range(10)), test=table.select([10, 11]), **SMALL)
+    assert [dl.n for dl in held_out] == [8, 2, 2] and held_out[2].dataset.y.tolist() == [0, 1]
+
+
+def test_an_arrow_table_with_a_missing_label_says_which(table):
+    hf = pytest.importorskip('datasets')
+    unlabelled = table.cast_column('label', hf.Value('int64')).map(lambda row: {'label': -1})
+    with pytest.raises(ValueError, match='label number -1 has no name'):
+        ImageDataLoaders.from_dataset(unlabelled, vocab=['ants', 'bees'], **SMALL)
+
+
+def test_a_table_with_transforms_of_its_own_keeps_them(table):
+    own = table.with_transform(lambda rows: rows | {'image': [Image.new('RGB', (8, 8), 'white')] * len(rows['image'])})
+    dls = ImageDataLoaders.from_dataset(own, **SMALL)
+    assert all(int(x.min()) == 255 for x, _ in dls.train_ds)
+
+
+def test_a_learner_and_its_parts_work_with_lazy_items(table, tmp_path):
+    from vislearn.learner import load_learner, vision_learner
+
+    dls = ImageDataLoaders.from_dataset(table, path=tmp_path, valid_pct=0.25, sampler='balanced', **SMALL)
+    learn = vision_learner(dls, 'test_efficientnet', pretrained=False)
+    learn.fit(1)
+    assert learn.get_preds()[0].shape == (3, 2) and learn.get_preds(ds_idx=0)[0].shape == (9, 2)
+    dls.show_batch(max_n=4)
+    answer = load_learner(learn.export()).predict(picture_bytes(3))
+    assert answer[0] in ('ants', 'bees')
+    assert [len(o) for o in (dls.train.items[:2], dls.train.items[[0, 3, 4]])] == [2, 3]

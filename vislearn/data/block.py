@@ -29,10 +29,12 @@ from vislearn.data.stages import (
     check_split,
     check_stages,
     drop_unknown,
+    labels_of,
     rows_of,
     set_up_target,
     source_items,
     split_names,
+    taken,
 )
 from .targets import Category, MultiCategory, Points, Regression, Target
 from ..progress import echo
@@ -376,7 +378,7 @@ class DataBlock:
             raise ValueError(f'there are no items in {brief_item(source)}')
         splits = check_split(self.splitter(items), n)
         rows = rows_of(items)
-        parts = [[rows[i] for i in split] for split in splits]
+        parts = [taken(rows, split) for split in splits]
         if not self.blocks:
             return Datasets(*(RawDataset(part, self.get_x, self.get_y) for part in parts))
         if self.get_y is None:
@@ -385,9 +387,9 @@ class DataBlock:
             )
         return Datasets(*self._labelled(parts), block=self)
 
-    def _labelled(self, parts: list[list[Any]]) -> list[Dataset]:
+    def _labelled(self, parts: list[Sequence[Any]]) -> list[Dataset]:
         "A data set for each part; the first one sets up the target."
-        labels = [[call_named(self.get_y, o, 'get_y') for o in part] for part in parts]
+        labels = [labels_of(part, self.get_y) for part in parts]
         target = self.blocks[1].target()
         train_tfms, valid_tfms = self.item_pipelines()
         sets = []

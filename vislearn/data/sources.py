@@ -19,7 +19,7 @@ import torch
 from fastcore.foundation import L
 
 from ..core import did_you_mean, listify
-from .adapters import DatasetAdapter, Labelled, LabelOf, PictureOf, adapter_for, pairs
+from .adapters import DatasetAdapter, Labelled, LabelOf, PictureOf, adapter_for, column_items, pairs
 from .block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock, TargetBlock
 from .cache import PictureCache
 from .files import get_image_files, missing_folder
@@ -255,6 +255,14 @@ def _then_test(splitter: Callable, n: int) -> Callable:
     return lambda items: [*splitter(items[: len(items) - n]), list(range(len(items) - n, len(items)))]
 
 
+def _splitter_of(sizes: Sequence[int | None], splitter: Callable) -> Callable:
+    "How training, validation and testing of these sizes (None: not given) are told apart when they are in one list."
+    if len(sizes) > 1 and sizes[1] is not None:
+        return _after([n for n in sizes if n is not None])
+    n_test = sizes[2] if len(sizes) > 2 else None
+    return _then_test(splitter, n_test) if n_test else splitter
+
+
 def loaders_of_parts(
     parts: Sequence[Pairs | None],  # of training, validation and testing
     options: LoaderOptions,
@@ -271,12 +279,8 @@ def loaders_of_parts(
     train, valid, test = [*items, [], []][:3]
     if not train:
         raise ValueError('there are no training items')
-    if len(parts) > 1 and parts[1] is not None:
-        splitter = _after([len(part) for part, given in zip(items, parts) if given is not None])
-    else:
-        splitter = splitter or RandomSplitter(valid_pct, seed)
-        if test:
-            splitter = _then_test(splitter, len(test))
+    sizes = [None if part is None else len(part) for part in parts]
+    splitter = _splitter_of(sizes, splitter or RandomSplitter(valid_pct, seed))
     read_x, read_y = readers or (None, None)
     return options.dataloaders(
         [*train, *valid, *test],
@@ -625,15 +629,46 @@ class ImageDataLoaders(DataLoaders):
         seed: int | None = None,  # of the split, the order and the augmentation
         **options: Unpack[LoaderKeywords],
     ) -> DataLoaders:
-        "Any data set of (picture, label) items; pictures are decoded when they are needed, labels are asked for first."
-        parts: list[Pairs | None] = []
-        for dataset in (train, valid, test):
-            adapter = None if dataset is None else adapter_for(dataset, x_key, y_key)
-            parts.append(None if adapter is None else _pairs_of(adapter))
+        """Any data set of (picture, label) items; pictures are decoded when needed, labels are asked for first.
+
+        A table of the library `datasets` with a column of classes is not copied: its items are made when needed.
+        """
+        adapters = [None if o is None else adapter_for(o, x_key, y_key) for o in (train, valid, test)]
         names = adapter_for(train, x_key, y_key).class_names() if vocab is None else vocab
-        parts, block = named_labels(parts, names, y_block)
         how = LoaderOptions(**options)
+        lazy = _lazy_loaders(adapters, names, how, path, valid_pct, seed) if y_block is None else None
+        if lazy is not None:
+            return lazy
+        parts: list[Pairs | None] = [None if adapter is None else _pairs_of(adapter) for adapter in adapters]
+        parts, block = named_labels(parts, names, y_block)
         return loaders_of_parts(parts, how, path=path, valid_pct=valid_pct, seed=seed, y_block=block)
+
+
+def _lazy_loaders(
+    adapters: Sequence[DatasetAdapter | None],  # of training, validation and testing
+    names: Sequence[Any] | None,  # of numbered labels
+    options: LoaderOptions,
+    path: str | Path,
+    valid_pct: float,
+    seed: int | None,
+) -> DataLoaders | None:
+    "Data loaders of items that are made when they are needed; None where the data sets have no columns of classes."
+    sizes = [None if a is None else len(a.dataset) for a in adapters]
+    if not sizes[0]:
+        return None
+    vocab = None if names is None else distinct_names(names)
+    items = column_items([a for a, n in zip(adapters, sizes) if a is not None and n], vocab)
+    if items is None:
+        return None
+    return options.dataloaders(
+        items,
+        path=path,
+        seed=seed,
+        splitter=_splitter_of(sizes, RandomSplitter(valid_pct, seed)),
+        get_y=LabelOf(),
+        y_block=CategoryBlock(vocab=vocab),
+        get_x=PictureOf(),
+    )
 
 
 def _pairs_of(adapter: DatasetAdapter) -> Pairs:

@@ -472,7 +472,7 @@ class MLflowCallback(RunTracker):
         except ImportError as e:
             raise ImportError('MLflow is not installed: pip install mlflow-skinny') from e
         self.mlflow = mlflow
-        run = mlflow.active_run()
+        run: Any = mlflow.active_run()
         self.is_own = run is None
         if self.is_own:
             self.uri_before = mlflow.get_tracking_uri()

@@ -1,0 +1,98 @@
+"""A data set of a million small pictures: time to loaders, to the first batch, for an epoch, and memory per item.
+
+    python tests/bench/large.py              # an Arrow file with a million pictures, made on the fly
+    python tests/bench/large.py --n 100000   # a smaller one
+
+The pictures are JPEGs of 16 pixels in a memory-mapped Arrow file; memory is what the process holds of its own
+(without the pages of the file) above what it held before the loaders were made.
+"""
+
+import argparse
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from vislearn.data.resize import Resize
+from vislearn.data.sources import ImageDataLoaders
+
+CLASSES = [f'class {i}' for i in range(100)]
+
+
+def jpegs(n: int = 256) -> list[bytes]:
+    "Different little pictures, to be used again and again."
+    rng = np.random.default_rng(0)
+    res = []
+    for _ in range(n):
+        f = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(f, 'jpeg')
+        res.append(f.getvalue())
+    return res
+
+
+def write_table(folder: Path, n: int) -> Path:
+    "An Arrow file of `n` pictures with their classes."
+    from datasets import ClassLabel, Features
+    from datasets import Image as Picture
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features({'image': Picture(), 'label': ClassLabel(names=CLASSES)})
+    pictures = jpegs()
+    file = folder / 'table.arrow'
+    with ArrowWriter(features=features, path=str(file)) as writer:
+        for start in range(0, n, 10_000):
+            rows = range(start, min(start + 10_000, n))
+            images = [{'bytes': pictures[i % len(pictures)], 'path': None} for i in rows]
+            writer.write_batch({'image': images, 'label': [i * 7 % len(CLASSES) for i in rows]})
+        writer.finalize()
+    return file
+
+
+def own_memory() -> int:
+    "Bytes that this process holds, without pages of files."
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared
+
+
+def measure(n: int, bs: int, batches: int) -> dict[str, str]:
+    "What the loaders of such a table cost."
+    from datasets import Dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = Dataset.from_file(str(write_table(Path(folder), n)))
+        ImageDataLoaders.from_dataset(table.select(range(1000)), item_tfms=Resize(16), bs=bs, seed=0).one_batch()
+        before = own_memory()
+        start = time.perf_counter()
+        dls = ImageDataLoaders.from_dataset(table, item_tfms=Resize(16), bs=bs, seed=0)
+        made = time.perf_counter()
+        per_item = (own_memory() - before) / n
+        it = iter(dls.train)
+        next(it)
+        first = time.perf_counter()
+        rates = []
+        for _ in range(2):  # two passes, as far as `batches` goes
+            begin = time.perf_counter()
+            seen = sum(len(y) for _, (_, y) in zip(range(batches), dls.train))
+            rates.append(seen / (time.perf_counter() - begin))
+        return {
+            'items': f'{n:,}',
+            'time to loaders': f'{made - start:.2f} s',
+            'first batch after': f'{first - made:.2f} s',
+            'memory per item': f'{per_item:.0f} bytes',
+            'pictures per second': ', then '.join(f'{r:,.0f}' for r in rates),
+            'memory per item after that': f'{(own_memory() - before) / n:.0f} bytes',
+        }
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--n', type=int, default=1_000_000, help='pictures')
+    parser.add_argument('--bs', type=int, default=64, help='pictures per batch')
+    parser.add_argument('--batches', type=int, default=200, help='batches of each pass')
+    args = parser.parse_args()
+    for name, value in measure(args.n, args.bs, args.batches).items():
+        print(f'{name:28}{value}')
