@@ -13,6 +13,7 @@ from tiny import make_dls, make_pictures, tiny_net
 
 import vislearn.all as v
 from vislearn.fastai_names import OTHER_TASKS, OTHER_WAYS, NotHere
+from vislearn.learner import OTHER_ATTRIBUTES
 
 NAMES = """
 Learner: dls model loss_func opt_func lr splitter cbs metrics path model_dir wd wd_bn_bias train_bn moms default_cbs
@@ -152,6 +153,15 @@ def test_a_name_that_is_not_here_says_what_to_use_instead():
         if isinstance(o, NotHere):
             with pytest.raises(NotImplementedError, match=re.escape(way)):
                 o()
+
+
+def test_attributes_that_are_not_here_say_what_to_use_instead(learn):
+    with pytest.raises(AttributeError, match=r"no attribute 'one_batch'; use learn.dls.one_batch"):
+        _ = learn.one_batch
+    with pytest.raises(AttributeError, match="no attribute 'loss_fnc'$"):
+        _ = learn.loss_fnc
+    for name in OTHER_ATTRIBUTES:
+        assert not hasattr(learn, name), name
 
 
 def test_every_name_that_is_not_here_has_a_row_of_its_own_kind():
