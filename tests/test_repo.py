@@ -267,3 +267,43 @@ def test_no_paths_of_one_machine():
 def test_no_big_files():
     big = [str(o.relative_to(ROOT)) for o in tracked() if o.stat().st_size > 2**20]
     assert not big, f'over 1 MB: {big}'
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=module_of)
+def test_private_names_stay_in_their_module(path):
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    froms = [o for o in ast.walk(tree) if isinstance(o, ast.ImportFrom)]
+    ours = [o for o in froms if o.level or (o.module or '').split('.')[0] == 'vislearn']
+    private = [a.name for o in ours for a in o.names if re.match(r'_[^_]', a.name)]
+    assert not private, f'{module_of(path)} imports {private}: a name that others use is public'
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=module_of)
+def test_no_code_is_evaluated_and_none_asks_whether_it_is_tested(path):
+    text = path.read_text(encoding='utf-8')
+    calls = [o.func.id for o in ast.walk(ast.parse(text)) if isinstance(o, ast.Call) and isinstance(o.func, ast.Name)]
+    found = {'eval', 'exec', 'locals'} & set(calls)
+    assert not found, f'{module_of(path)} calls {found}'
+    assert 'IN_TEST' not in text, f'{module_of(path)} asks whether it is under test'
+
+
+MAX_LINE, MAX_BODY = 120, 35  # columns, lines
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=module_of)
+def test_lines_and_functions_are_short(path):
+    text = path.read_text(encoding='utf-8')
+    listed = next((o for o in ast.parse(text).body if isinstance(o, ast.Assign)), None)  # __all__, which nbdev writes
+    skipped = range(listed.lineno, listed.end_lineno + 1) if listed else ()
+    long = [i for i, line in enumerate(text.splitlines(), 1) if len(line) > MAX_LINE and i not in skipped]
+    assert not long, f'{module_of(path)} has lines of more than {MAX_LINE} columns: {long}'
+    functions = [o for o in ast.walk(ast.parse(text)) if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    big = [o.name for o in functions if o.end_lineno - o.body[0].lineno + 1 > MAX_BODY]
+    assert not big, f'{module_of(path)} has functions of more than {MAX_BODY} lines: {big}'
+
+
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
+def test_lines_of_notebooks_are_short(nb):
+    code = [source(c) for c in read_nb(nb)['cells'] if c['cell_type'] == 'code']
+    long = [line for o in code for line in o.splitlines() if len(line) > MAX_LINE]
+    assert not long, f'{nb.name} has code of more than {MAX_LINE} columns: {long[0]}'

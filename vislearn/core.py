@@ -235,7 +235,7 @@ class _ClassBody(dict):
 
 class _TransformClass(type):
     @classmethod
-    def __prepare__(mcs, name: str, bases: tuple[type, ...], **kwargs: Any) -> _ClassBody:
+    def __prepare__(mcs, name: str, bases: tuple[type, ...], /, **kwargs: Any) -> _ClassBody:
         return _ClassBody()
 
 

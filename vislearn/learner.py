@@ -870,6 +870,20 @@ def _zero_last_linear(head: nn.Module) -> None:
         layers[-1].weight.zero_()
 
 # %% ../nbs/10_learner.ipynb #8dc2d7a4
+def _set_body_momentum(model: nn.Module, momentum: float | None) -> None:
+    "Of the body only: a new head's statistics have to be learned quickly."
+    if momentum is not None:
+        set_bn_momentum(getattr(model, 'body', model), momentum)
+
+
+def _add_input_norm(learn: Learner, dls: DataLoaders) -> None:
+    "Normalise as the pretrained network needs it, where it says how."
+    cfg = getattr(learn.model, 'data_cfg', None)
+    if cfg:
+        learn.input_norm = Normalize(cfg['mean'], cfg['std'])
+        learn.dls = dls
+
+
 def vision_learner(
     dls: DataLoaders,
     arch: str | Callable | nn.Module,  # timm or torchvision name, torchvision function, or a module
@@ -933,61 +947,27 @@ def vision_learner(
     """
     pretrained = weights if weights is not None else pretrained
     how = get_recipe(recipe) if pretrained else get_recipe(recipe).from_scratch()
-    lin_ftrs = _given(lin_ftrs, how.lin_ftrs)
+    widths = _given(lin_ftrs, how.lin_ftrs)
+    body: dict[str, Any] = dict(n_in=n_in, cut=cut, arch_kwargs=model_kwargs, groups=groups, layer_decay=layer_decay)
+    head: dict[str, Any] = dict(custom_head=custom_head, pool=pool, bn_final=bn_final, lin_first=lin_first)
+    head |= dict(lin_ftrs=None if widths is None else list(widths), y_range=_given(y_range, dls.target.y_range))
+    head |= dict(concat_pool=_given(concat_pool, how.concat_pool), ps=_given(ps, how.ps))
+    head |= dict(first_bn=_given(first_bn, how.first_bn), init=_head_init(init, how))
     with torch_switches(grad=True), nullcontext() if seed is None else OwnRandom(as_int(seed, 'seed')):
-        model = create_model(
-            arch,
-            n_out=_given(n_out, dls.c),
-            pretrained=pretrained,
-            n_in=n_in,
-            cut=cut,
-            custom_head=custom_head,
-            concat_pool=_given(concat_pool, how.concat_pool),
-            pool=pool,
-            lin_ftrs=None if lin_ftrs is None else list(lin_ftrs),
-            ps=_given(ps, how.ps),
-            first_bn=_given(first_bn, how.first_bn),
-            bn_final=bn_final,
-            lin_first=lin_first,
-            y_range=_given(y_range, dls.target.y_range),
-            init=_head_init(init, how),
-            arch_kwargs=model_kwargs,
-            groups=groups,
-            layer_decay=layer_decay,
-        )
+        model = create_model(arch, n_out=_given(n_out, dls.c), pretrained=pretrained, **body, **head)
     is_new_head = isinstance(model, VisionModel) and model is not arch and custom_head is None
     if how.zero_last and init == 'recipe' and is_new_head:
         _zero_last_linear(model.head)
     to_channels_last(model)
-    bn_momentum = _given(bn_momentum, how.bn_momentum)
-    if bn_momentum is not None:
-        body = getattr(model, 'body', model)  # a new head's statistics have to be learned quickly
-        set_bn_momentum(body, bn_momentum)
-    cfg = getattr(model, 'data_cfg', None)
-    learn = Learner(
-        dls,
-        model,
-        loss_func=_given(loss_func, _smooth_loss(dls.target, how.label_smoothing)),
-        opt_func=_given(opt_func, _recipes_optimizer(how)),
-        lr=lr,
-        splitter=splitter,
-        cbs=cbs,
-        metrics=metrics,
-        path=path,
-        model_dir=model_dir,
-        wd=_given(wd, how.wd),
-        wd_bn_bias=wd_bn_bias,
-        train_bn=_given(train_bn, how.train_bn),
-        moms=moms,
-        default_cbs=default_cbs,
-        precision=precision,
-        seed=seed,
-        compile=compile,
-        recipe=how,
-    )
-    if normalize and pretrained and cfg:
-        learn.input_norm = Normalize(cfg['mean'], cfg['std'])
-        learn.dls = dls
+    _set_body_momentum(model, _given(bn_momentum, how.bn_momentum))
+    loss_func = _given(loss_func, _smooth_loss(dls.target, how.label_smoothing))
+    opt: dict[str, Any] = dict(lr=lr, wd=_given(wd, how.wd), wd_bn_bias=wd_bn_bias, moms=moms, splitter=splitter)
+    opt |= dict(opt_func=_given(opt_func, _recipes_optimizer(how)), train_bn=_given(train_bn, how.train_bn))
+    run: dict[str, Any] = dict(cbs=cbs, default_cbs=default_cbs, metrics=metrics, path=path, model_dir=model_dir)
+    run |= dict(precision=precision, seed=seed, compile=compile, recipe=how)
+    learn = Learner(dls, model, loss_func, **opt, **run)
+    if normalize and pretrained:
+        _add_input_norm(learn, dls)
     if pretrained:
         learn.freeze()
     elif groups is not None:
