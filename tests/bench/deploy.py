@@ -1,10 +1,9 @@
 """Deployment: the same model as export.pkl and as ONNX in fp32, fp16 and int8.
 
-    python tests/bench/deploy.py [--quick] [--rounds 3] [--model ants.pkl] [--data FOLDER]
+    python tests/bench/deploy.py [--quick] [--rounds 3] [--model FILE] [--data FOLDER]
 
 For each file: its size, the accuracy on `val/`, the share of decisions that are PyTorch's, seconds and peak memory from the start of Python to the first answer
 in a fresh process, and pictures per second through `records`. The model is `efficientnet_lite0`, `fine_tune(2)` at 160 pixels, unless `--model` gives another.
-The server is measured with the int8 and the PyTorch file: pictures per second with 16 clients, and at four times as many the 99th percentile of accepted requests.
 """
 
 import subprocess
@@ -13,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import call, interleave, mid, parser, report, result
-from sides import need_data, photos
+from bench import call, interleave, mid, report, result
+from sides import need_data, options, photos
 
 PRECISIONS = ('fp32', 'fp16', 'int8')
 
@@ -53,14 +52,18 @@ next(iter(load({file!r}).records([{picture!r}])))
 """
 
 
+WATCH = """import resource, subprocess, sys
+subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def first_answer(file: Path, picture: Path) -> dict:
     "Seconds and megabytes of a fresh process up to its first answer."
-    code = FIRST.format(
-        here=str(Path(__file__).resolve().parents[2]), onnx=file.suffix == '.onnx', file=str(file), picture=str(picture)
-    )
-    watch = f'import resource, subprocess, sys; subprocess.run([sys.executable, "-c", {code!r}], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'
+    root = str(Path(__file__).resolve().parents[2])
+    code = FIRST.format(here=root, onnx=file.suffix == '.onnx', file=str(file), picture=str(picture))
     start = time.perf_counter()
-    r = subprocess.run([sys.executable, '-c', watch], capture_output=True, text=True, check=True)
+    r = subprocess.run([sys.executable, '-c', WATCH, code], capture_output=True, text=True, check=True)
     return {'seconds': time.perf_counter() - start, 'mb': int(r.stdout.split()[-1]) / 1024}
 
 
@@ -77,10 +80,32 @@ def work(file: Path, val: list[Path]) -> None:
     result(labels=labels, rate=rate, **first_answer(file, val[0]))
 
 
+def compared(files: dict[str, Path], raw: dict[str, list[dict]], truth: list[str]) -> list[dict]:
+    "A row for each file."
+    torchs = raw['export.pkl'][0]['labels']
+    whole = files['onnx, fp32'].stat().st_size
+
+    def share(labels: list[str], others: list[str]) -> float:
+        return sum(a == b for a, b in zip(labels, others)) / len(others)
+
+    return [
+        {
+            'file': name,
+            'MB': file.stat().st_size / 1e6,
+            'of fp32': file.stat().st_size / whole,
+            'accuracy': share(raw[name][0]['labels'], truth),
+            "decides as PyTorch's": share(raw[name][0]['labels'], torchs),
+            'first answer, s': mid(raw[name], 'seconds'),
+            'peak MB': mid(raw[name], 'mb'),
+            'pictures/s': mid(raw[name], 'rate'),
+        }
+        for name, file in files.items()
+    ]
+
+
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument('--data', type=Path)
-    p.add_argument('--model', type=Path)
+    p = options(__doc__)
+    p.add_argument('--model', type=Path, help='an export to measure instead of training one')
     args = p.parse_args()
     need_data(args)
     val = [o for o in photos(args.data) if o.parts[-3] == 'val'][: 12 if args.quick else None]
@@ -88,7 +113,6 @@ def main() -> None:
     if args.worker:
         work(Path(args.worker), val)
         return
-    truth = [o.parent.name for o in val]
     with tempfile.TemporaryDirectory() as folder:
         files = write(args.model or trained(args, Path(folder)), val, train, Path(folder))
         quick = ['--quick'] if args.quick else []
@@ -97,21 +121,7 @@ def main() -> None:
             return lambda i: call(__file__, '--worker', file, '--data', args.data, *quick)
 
         raw = interleave({k: column(f) for k, f in files.items()}, 1 if args.quick else args.rounds)
-        torchs = raw['export.pkl'][0]['labels']
-        whole = (files['onnx, fp32']).stat().st_size
-        rows = [
-            {
-                'file': name,
-                'MB': file.stat().st_size / 1e6,
-                'of fp32': file.stat().st_size / whole,
-                'accuracy': sum(a == b for a, b in zip(raw[name][0]['labels'], truth)) / len(truth),
-                "decides as PyTorch's": sum(a == b for a, b in zip(raw[name][0]['labels'], torchs)) / len(truth),
-                'first answer, s': mid(raw[name], 'seconds'),
-                'peak MB': mid(raw[name], 'mb'),
-                'pictures/s': mid(raw[name], 'rate'),
-            }
-            for name, file in files.items()
-        ]
+        rows = compared(files, raw, [o.parent.name for o in val])
     report('deploy', rows, raw, args)
 
 
