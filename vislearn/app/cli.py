@@ -198,6 +198,22 @@ def _run(name: str, args: dict[str, Any]) -> int:
         return 1
 
 
+def _long(name: str, words: list[str]) -> list[str]:
+    "The words with `-o` written out: `--out FILE`, or for verbs that read a configuration one `--set` for all changes."
+    options = inspect.signature(verbs[name]).parameters
+    if 'set' not in options:
+        return ['--out' if o == '-o' and 'out' in options else o for o in words]
+    left: list[str] = []
+    changes: list[str] = []
+    rest = iter(words)
+    for o in rest:
+        if o == '-o':
+            changes.append(next(rest, ''))
+        else:
+            left.append(o)
+    return [*left, '--set', ';'.join(changes)] if changes else left
+
+
 def _before(f: Callable) -> list[str]:
     "The parameters that stand before the one that takes any number."
     return [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -222,5 +238,5 @@ def main(
         near = ''.join(f'; did you mean {o!r}?' for o in get_close_matches(argv[0], verbs, 1))
         print(f'vislearn: no verb {argv[0]!r}{near}\n\n{usage()}', file=sys.stderr)
         return 2
-    args = vars(verb_parser(argv[0]).parse_args(argv[1:]))
+    args = vars(verb_parser(argv[0]).parse_args(_long(argv[0], argv[1:])))
     return _run(argv[0], {k: v for k, v in args.items() if k not in ('pdb', 'xtra')})

@@ -173,7 +173,7 @@ def train(
     bs: int | None = None,  # pictures per batch
     lr: str | None = None,  # learning rate, or auto to search for it
     seed: int = 42,
-    set: str = '',  # changes of a configuration, separated by ; such as 'learner.arch=resnet34; fit.epochs=3'
+    set: str = '',  # changes of a configuration, separated by ; or each after -o: -o learner.arch=resnet34 -o fit.epochs=3
     imports: str = '',  # modules or .py files whose names the configuration uses, separated by commas
     time_limit: str | None = None,  # such as 10m: plan the epochs so that training ends in time
     tta: bool = False,  # also evaluate with test-time augmentation
@@ -340,7 +340,7 @@ def _evaluate(learn: Any, folder: Path, tta: bool) -> None:
 def show(
     config: str,  # a configuration
     python: bool = False,  # as Python, not as TOML
-    set: str = '',  # changes, separated by ;
+    set: str = '',  # changes, separated by ; or each after -o
 ) -> None:
     "Print a configuration as it will be used."
     cfg = read_config(config, [o.strip() for o in set.split(';') if o.strip()])
@@ -376,6 +376,7 @@ def audit(
 def lr_find(
     config: str,  # a configuration
     out: Path = Path('lr_find.png'),  # the plot
+    set: str = '',  # changes, separated by ; or each after -o
 ) -> None:
     "Try rising learning rates, print the one that is suggested and save the plot."
     import matplotlib
@@ -383,7 +384,7 @@ def lr_find(
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    _, learn = build(read_config(config))
+    _, learn = build(read_config(config, [o.strip() for o in set.split(';') if o.strip()]))
     print(learn.lr_find())
     plt.savefig(out, bbox_inches='tight', dpi=110)
     print(f'plot: {out}')

@@ -1,0 +1,94 @@
+"`vislearn train` as a person uses it: from a folder, from a configuration, interrupted and resumed, within a time."
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nbtools import ROOT
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory) -> Path:
+    from vislearn.collect.samples import sample_data
+
+    folder = tmp_path_factory.mktemp('train') / 'pictures'
+    shutil.copytree(sample_data(n_per_class=10, size=48, clean=True), folder)
+    return folder
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, '-m', 'vislearn', *map(str, args)]
+
+
+def run(*args: object, cwd: Path) -> subprocess.CompletedProcess:
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(command(*args), cwd=cwd, capture_output=True, text=True, timeout=300, env=env)
+
+
+SMALL = ('--arch', 'resnet18', '--size', 32, '--bs', 8, '-o', 'learner.pretrained=false')
+
+
+def history(folder: Path) -> list[dict]:
+    rows = [json.loads(o) for o in (folder / 'log.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != 'time'} for row in rows]
+
+
+def test_killed_run_goes_on_to_the_same_end(pictures, tmp_path):
+    whole = run('train', pictures, '--out', 'whole', '--epochs', 3, *SMALL, cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    p = subprocess.Popen(
+        command('train', pictures, '--out', 'killed', '--epochs', 3, *SMALL),
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.DEVNULL,
+    )
+    log, until = tmp_path / 'killed/log.jsonl', time.monotonic() + 200
+    while time.monotonic() < until and not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.05)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    assert not (tmp_path / 'killed/export.pkl').exists()
+    again = run('train', pictures, '--out', 'killed', '--epochs', 3, *SMALL, '--resume', cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert history(tmp_path / 'killed')[-1] == history(tmp_path / 'whole')[-1]
+    for name in ('config.toml', 'evaluation.json', 'export.pkl', 'history.csv', 'report.html'):
+        assert (tmp_path / 'whole' / name).stat().st_size > 50, name
+
+
+def test_a_run_is_not_overwritten_by_accident(pictures, tmp_path):
+    (tmp_path / 'runs/pictures').mkdir(parents=True)
+    (tmp_path / 'runs/pictures/config.toml').write_text('')
+    r = run('train', pictures, *SMALL, cwd=tmp_path)
+    assert r.returncode == 1 and '--force replaces it' in r.stderr and 'Traceback' not in r.stderr
+
+
+def test_dry_run_leaves_nothing(pictures, tmp_path):
+    r = run('train', pictures, '--dry-run', *SMALL, cwd=tmp_path)
+    assert r.returncode == 0, r.stderr
+    assert 'the dry run went through' in r.stdout and not list(tmp_path.glob('runs/*'))
+
+
+def test_time_limit_is_kept(pictures, tmp_path):
+    start = time.monotonic()
+    r = run('train', pictures, '--time-limit', '20s', '--out', 'quick', *SMALL, cwd=tmp_path)
+    assert r.returncode == 0 and 'epochs fit into 20s' in r.stdout, r.stderr
+    assert (tmp_path / 'quick/export.pkl').exists()
+    assert time.monotonic() - start < 120  # on a busy machine starting takes long
+
+
+def test_config_errors_name_their_place(tmp_path):
+    (tmp_path / 'run.toml').write_text('[data]\ntype = "from_fodler"\n[learner]\narch = "resnet18"\n')
+    r = run('train', 'run.toml', cwd=tmp_path)
+    assert r.returncode == 1 and "data: there is no type 'from_fodler'" in r.stderr and 'from_folder' in r.stderr
+    (tmp_path / 'evil.toml').write_text(
+        '[data]\nitem_tfms = {type = "os.system", command = "touch here"}\n[learner]\narch = "resnet18"\n'
+    )
+    r = run('train', 'evil.toml', cwd=tmp_path)
+    assert r.returncode == 1 and not (tmp_path / 'here').exists()
