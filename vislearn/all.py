@@ -355,6 +355,7 @@ from vislearn.train.steps import (
     GradientClip,
     MixedPrecision,
     ShortEpochCallback,
+    TimeLimit,
 )
 from vislearn.train.tracking import (
     EarlyStoppingCallback,

@@ -14,16 +14,21 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..core import suggest
-
 # %% ../../nbs/app/02_config.ipynb #f7268351
 class ConfigError(ValueError):
     "A configuration that cannot be used; the message says where in the file, what was seen, and what is known."
+
+
+def _suggest(name: object, known: Iterable[object]) -> str:
+    "The end of a message: `; did you mean 'x'?`, or nothing."
+    from vislearn.core import suggest as nearest  # not at the top: help is to answer at once
+
+    return nearest(name, known)
 
 
 def read_config(
@@ -179,7 +184,7 @@ def find(
         except (KeyError, AttributeError):
             raise ConfigError(f'{where}: there is no {name!r}') from None
     if name not in known_names():
-        raise ConfigError(f'{where}: there is no {name!r}{suggest(name, known_names())}')
+        raise ConfigError(f'{where}: there is no {name!r}{_suggest(name, known_names())}')
     return known_names()[name]
 
 
@@ -212,7 +217,7 @@ def call(
     if not any(p.kind is p.VAR_KEYWORD for p in params.values()):
         for k in kwargs:
             if k not in params:
-                raise ConfigError(f'{where}: {_title(f)} has no argument {k!r}{suggest(k, params)}')
+                raise ConfigError(f'{where}: {_title(f)} has no argument {k!r}{_suggest(k, params)}')
     args = {k: made(v, f'{where}.{k}', k in OBJECTS) for k, v in kwargs.items()}
     try:
         return f(**args)
@@ -233,10 +238,10 @@ def check_tables(cfg: Mapping[str, Any]) -> None:
     "Refuse tables and `[run]` keys that mean nothing."
     for k in cfg:
         if k not in TABLES:
-            raise ConfigError(f'there is no table [{k}]{suggest(k, TABLES)}; there are {", ".join(TABLES)}')
+            raise ConfigError(f'there is no table [{k}]{_suggest(k, TABLES)}; there are {", ".join(TABLES)}')
     for k in cfg.get('run', {}):
         if k not in RUN_KEYS:
-            raise ConfigError(f'run: there is no key {k!r}{suggest(k, RUN_KEYS)}; there are {", ".join(RUN_KEYS)}')
+            raise ConfigError(f'run: there is no key {k!r}{_suggest(k, RUN_KEYS)}; there are {", ".join(RUN_KEYS)}')
 
 
 def build_data(
@@ -260,7 +265,7 @@ def build_data(
     constructors = [k for k in dir(ImageDataLoaders) if k.startswith('from_')]
     if kind not in constructors:
         known = ', '.join(['DataBlock', *constructors])
-        raise ConfigError(f'data: there is no type {kind!r}{suggest(kind, constructors)}; there are {known}')
+        raise ConfigError(f'data: there is no type {kind!r}{_suggest(kind, constructors)}; there are {known}')
     return call(getattr(ImageDataLoaders, kind), table, 'data')
 
 
@@ -298,6 +303,7 @@ def run_phase(
     learn: Any,  # a Learner
     table: Mapping[str, Any],  # of one phase
     where: str = 'fit',
+    cbs: Sequence[Any] = (),  # callbacks beside those of the table
 ) -> None:
     "Carry out one phase of a configuration."
     table = dict(table)
@@ -315,9 +321,14 @@ def run_phase(
     )
     if method not in allowed:
         raise ConfigError(
-            f'{where}: there is no type {method!r}{suggest(method, allowed)}; there are {", ".join(allowed)}'
+            f'{where}: there is no type {method!r}{_suggest(method, allowed)}; there are {", ".join(allowed)}'
         )
-    call(getattr(learn, method), table, where)
+    added = list(cbs) if 'freeze' not in method else []
+    learn.add_cbs(added)
+    try:
+        call(getattr(learn, method), table, where)
+    finally:
+        learn.remove_cbs(added)
 
 # %% ../../nbs/app/02_config.ipynb #a15253c0
 def to_python(
