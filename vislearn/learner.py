@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/10_learner.ipynb #57e31d6d
 def _with_norm(tfms: BatchPipeline, norm: Normalize) -> BatchPipeline:
-    "Batch transforms that end in `norm`, in place of what another learner may have added."
+    "Batch transforms that end in `norm`, instead of what another learner may have added."
     return BatchPipeline([*(t for t in tfms if not getattr(t, 'of_network', False)), norm])
 
 
@@ -346,16 +346,16 @@ class Learner(TrainLoop):
         self,
         n: int,  # the first layer group that learns; -1 is the last alone
     ) -> None:
-        "Freeze the layer groups before `n`; the optimizer starts afresh."
+        "Freeze the layer groups before `n`; the optimizer starts new."
         self.set_trainable(n)
         self.opt = None
 
     def freeze(self) -> None:
-        "Let only the last layer group learn; the optimizer starts afresh."
+        "Let only the last layer group learn; the optimizer starts new."
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        "Let all layers learn; the optimizer starts afresh."
+        "Let all layers learn; the optimizer starts new."
         self.freeze_to(0)
 
     def set_lr(
@@ -378,7 +378,7 @@ class Learner(TrainLoop):
         wd: float | None = None,  # weight decay; as it is if not given
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
-        start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedule
+        start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
         schedule: str
         | tuple
         | Callable
@@ -410,7 +410,7 @@ class Learner(TrainLoop):
         moms: tuple[float, float, float] | None = None,  # momentum at start, peak and end; `learn.moms` if not given
         cbs: Callback | Iterable[Callback] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
-        start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedule
+        start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
         lr_decay: float
         | None = None,  # 0-1, each layer group's rate over that of the next one, such as .38; `lr_max` is the last's
@@ -437,7 +437,7 @@ class Learner(TrainLoop):
         wd: float | None = None,  # weight decay; as it is if not given
         cbs: Callback | Iterable[Callback] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
-        start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedule
+        start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
     ) -> None:
         "Train at a constant learning rate that falls along a cosine at the end."
@@ -458,7 +458,7 @@ class Learner(TrainLoop):
         cbs: Callback | Iterable[Callback] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
         wd: float | None = None,  # weight decay; as it is if not given
-        start_epoch: int = 0,  # skip this many epochs, keeping their place in the schedule
+        start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
     ) -> None:
         "Train in cosine cycles with warm restarts (Loshchilov & Hutter 2016, arxiv.org/abs/1608.03983)."

@@ -103,7 +103,7 @@ class VisionModel(nn.Module):
         return self.head(feats)
 
     def config(self) -> dict[str, Any] | None:
-        "The arguments of `create_model` that rebuild this model, without its weights; None if modules were replaced or set otherwise."
+        "The arguments of `create_model` that rebuild this model without its weights; None if modules were changed."
         if self._config is None or _structure(self) != self._made_as:
             return None
         return dict(self._config)
