@@ -132,7 +132,9 @@ def _alike(a: Normalize, b: Normalize) -> bool:
     "Do both normalise with nearly the same numbers?"
     ours = [*(a.mean or []), *(a.std or [])]
     theirs = [*(b.mean or []), *(b.std or [])]
-    return len(ours) == len(theirs) and all(abs(x - y) <= 0.02 for x, y in zip(ours, theirs))
+    if len(ours) != len(theirs):
+        return False
+    return all(abs(x - y) <= 0.02 for x, y in zip(ours, theirs))
 
 # %% ../nbs/10_learner.ipynb #b01744cb
 def _is_torchs(sched: Any) -> bool:
