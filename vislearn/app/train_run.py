@@ -155,7 +155,7 @@ def train(
     bs: int | None = None,  # pictures per batch
     lr: str | None = None,  # learning rate, or auto to search for it
     seed: int = 42,
-    set: str = '',  # changes of a configuration, separated by ; or each after -o: -o learner.arch=resnet34 -o fit.epochs=3
+    set: str = '',  # changes of a configuration, separated by ; or each after -o: -o fit.epochs=3
     imports: str = '',  # modules or .py files whose names the configuration uses, separated by commas
     time_limit: str | None = None,  # such as 10m: plan the epochs so that training ends in time
     tta: bool = False,  # also evaluate with test-time augmentation

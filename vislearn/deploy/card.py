@@ -140,7 +140,9 @@ def _arch_of(model: Any) -> str:
 def _data_section(learn: Any, target: Target) -> str:
     "Pictures by label, of training and validation."
     sets = {'training': learn.dls.train.dataset, 'validation': learn.dls.valid.dataset}
-    counts = {name: target.counts(ds.y) if ds.y is not None and len(ds) else None for name, ds in sets.items()}
+    counts = {}
+    for name, ds in sets.items():
+        counts[name] = target.counts(ds.y) if ds.y is not None and len(ds) else None
     if target.vocab is None or not all(counts.values()):
         return ', '.join(f'{len(ds)} {name} pictures' for name, ds in sets.items()) + '.'
     rows = [{'label': v, **{k: c[i] for k, c in counts.items() if c}} for i, v in enumerate(target.vocab)]
