@@ -243,7 +243,9 @@ def test_labels_become_plain(label, plain):
     assert torch.load(f, weights_only=True)['vocab'] == target.vocab
 
 
-@pytest.mark.parametrize('label', [{'a': 1}, object(), b'\xff', ['a', 'b'], 1j, len, ('a', 'b')], ids=repr)
+@pytest.mark.parametrize(
+    'label', [{'a': 1}, object(), b'\xff', ['a', 'b'], 1j, len, ('a', 'b')], ids=lambda o: type(o).__name__
+)
 def test_labels_without_a_plain_form_are_refused_by_name(eight, label):
     get_y = {'4': label}
     block = DataBlock(
