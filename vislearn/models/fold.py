@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,13 @@ def _foldable(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Modu
     convs = {name: m for name, m in untouched.items() if type(m) in conv_classes}
     norms = {name: m for name, m in untouched.items() if type(m) in norm_classes}
     return convs, {name: m for name, m in norms.items() if m.running_mean is not None and not m.training}
+
+
+def _has_both(model: nn.Module, training: bool) -> bool:
+    "Are there a convolution and a normalisation that may be folded, before anything is tried out?"
+    conv_classes, norm_classes = _exact_classes()
+    kinds = {type(m) for m in model.modules() if not (training and m.training) or type(m) in conv_classes}
+    return bool(kinds & conv_classes) and bool(kinds & norm_classes)
 
 
 class _Watch(TorchDispatchMode):
@@ -146,6 +154,19 @@ def _rest(bn: nn.Module) -> nn.Module:
     return nn.Sequential(rest) if rest else nn.Identity()
 
 
+def _copied(model: nn.Module, replaced: dict[int, Any]) -> nn.Module:
+    """A deep copy of `model` with other objects, given by the `id` of what they replace.
+
+    Most of what a module holds are empty dictionaries, for hooks and the like: `deepcopy` is slow at them.
+    """
+    known = dict(replaced)
+    for m in model.modules():
+        for o in vars(m).values():
+            if type(o) in (dict, OrderedDict, set) and not o:
+                known[id(o)] = type(o)()
+    return copy.deepcopy(model, known)
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def fold(
@@ -167,13 +188,13 @@ def fold(
         conv: Any = model.get_submodule(conv_name)
         bn = model.get_submodule(bn_name)
         shared = {id(p): p for p in conv.parameters()}  # they are replaced: no need to copy them
-        new = copy.deepcopy(conv, shared)
+        new = _copied(conv, shared)
         weight, bias = _folded(conv.weight, conv.bias, bn)
         new.weight = nn.Parameter(weight, requires_grad=False)
         new.bias = nn.Parameter(bias, requires_grad=False)
         copies[id(conv)] = new
-        copies[id(bn)] = copy.deepcopy(_rest(bn))
-    net = copy.deepcopy(model, copies).eval().requires_grad_(False)
+        copies[id(bn)] = _copied(_rest(bn), {})
+    net = _copied(model, copies).eval().requires_grad_(False)
     return to_channels_last(net)
 
 # %% ../../nbs/models/10_fold.ipynb #2d56a7d6
@@ -198,9 +219,14 @@ def _is_close_leaf(a: Any, b: Any) -> bool:
 _INTERNALS = frozenset(vars(nn.Module())) - {'training'}  # attributes of every module
 
 
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
 def _identity(v: Any, depth: int = 3) -> Any:
     "Something that stays equal as long as `v` is the same object with the same content."
-    if isinstance(v, (bool, int, float, str, type(None))):
+    if type(v) in _PLAIN:
+        return v
+    if type(v) is tuple and _PLAIN.issuperset(map(type, v)):
         return v
     if isinstance(v, Tensor):
         return id(v), None if v.is_inference() else v._version
@@ -213,7 +239,7 @@ def _identity(v: Any, depth: int = 3) -> Any:
 
 def _attributes(m: nn.Module) -> list[tuple[str, Any]]:
     "What a module holds besides parameters, buffers and modules."
-    return [(k, _identity(v)) for k, v in vars(m).items() if k not in _INTERNALS]
+    return [(k, v if type(v) in _PLAIN else _identity(v)) for k, v in vars(m).items() if k not in _INTERNALS]
 
 
 class _Memory:
@@ -234,13 +260,17 @@ class _Memory:
         return all(b is old and torch.equal(b, values) for b, (old, values) in zip(now, self.buffers))
 
 
+def _is_half(model: nn.Module) -> bool:
+    return any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+
+
 def _private_copy(model: nn.Module, training: bool) -> nn.Module:
     "A copy to try things out on: it shares the weights, its normalisations have made-up ones, its dropout is off."
-    net = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    net = _copied(model, {id(p): p for p in model.parameters()})
     net.train(training and model.training)
     for m, original in zip(net.modules(), model.modules()):
         m.training = training and original.training and not re.search('Drop|StochasticDepth', type(m).__name__)
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in net.parameters()):
+    if _is_half(net):
         net = copy.deepcopy(net).float()
     _, norm_classes = _exact_classes()
     g = torch.Generator().manual_seed(0)
@@ -317,23 +347,53 @@ def _try(f: Callable[[], Any], otherwise: Any) -> Any:
                 return otherwise
 
 
+def _checked(model: nn.Module, xb: Tensor, training: bool) -> tuple[Pairs, nn.Module | None]:
+    "The pairs that can be folded, and the private copy with them folded; none if anything speaks against it."
+    if _is_opaque(model) or not _has_both(model, training):
+        return [], None
+
+    def checked() -> tuple[Pairs, nn.Module | None]:
+        trial = _Trial(model, xb, training)
+        if not trial.watch(may_move=training) or not trial.pairs:
+            return [], None
+        net = FrozenNorms(trial.net, trial.pairs) if training else fold(trial.net, trial.pairs)
+        return (trial.pairs, net) if trial.gives_the_same(net) else ([], None)
+
+    return _try(checked, otherwise=([], None))
+
+
 def conv_bn_pairs(
     model: nn.Module,
     xb: Tensor,  # (bs,3,h,w), a batch such as the network will see; only its shape matters
     training: bool = False,  # fold what is in evaluation mode now, for training; False takes all as in evaluation
 ) -> Pairs:
     "The convolutions and normalisations that can be folded without changing what `model` computes."
-    if _is_opaque(model) or not any(map(is_batch_norm, model.modules())):
-        return []
+    return _checked(model, xb, training)[0]
 
-    def checked() -> Pairs:
-        trial = _Trial(model, xb, training)
-        if not trial.watch(may_move=training) or not trial.pairs:
-            return []
-        make = FrozenNorms if training else fold
-        return trial.pairs if trial.gives_the_same(make(trial.net, trial.pairs)) else []
 
-    return _try(checked, otherwise=[])
+@torch.inference_mode(False)
+@torch.no_grad()
+def _update(model: nn.Module, net: nn.Module, pairs: Pairs) -> None:
+    "Give `net`, in which `pairs` are folded, the present weights of `model`."
+    weights: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    weights.update(model.named_buffers(remove_duplicate=False))
+    for conv_name, bn_name in pairs:
+        conv: Any = model.get_submodule(conv_name)
+        weight, bias = _folded(conv.weight, conv.bias, model.get_submodule(bn_name))
+        weights[f'{conv_name}.weight'], weights[f'{conv_name}.bias'] = weight, bias
+    for name, o in (*net.named_parameters(), *net.named_buffers()):
+        o.copy_(weights[name])
+
+
+def _checked_fold(model: nn.Module, xb: Tensor) -> tuple[Pairs, nn.Module | None]:
+    "The pairs that can be folded, and `model` with them folded; the copy that passed the check is used again."
+    pairs, net = _checked(model, xb, training=False)
+    if net is None:
+        return [], None
+    if _is_half(model):  # the check was made in 32 bits
+        return pairs, fold(model, pairs)
+    _update(model, net, pairs)
+    return pairs, net
 
 # %% ../../nbs/models/10_fold.ipynb #7a9cee7a
 class FrozenNorms(nn.Module):
@@ -346,7 +406,7 @@ class FrozenNorms(nn.Module):
     ):
         super().__init__()
         shared = {id(o): o for o in (*model.parameters(), *model.buffers())}
-        self.net = copy.deepcopy(model, shared)
+        self.net = _copied(model, shared)
         self.folded: list[tuple[Any, Any, Any, nn.Module]] = []  # convolution, weight, bias, normalisation
         for conv_name, bn_name in pairs:
             conv, bn = self.net.get_submodule(conv_name), self.net.get_submodule(bn_name)
@@ -378,6 +438,45 @@ class FrozenBody(nn.Module):
         return self.head(feats.float())
 
 
+def _settings(model: nn.Module) -> list:
+    "What a copy of `model` depends on besides the values of its weights and its mode."
+
+    def about(tensors: Iterable[tuple[str, Tensor | None]]):
+        return [(k, None if o is None else (o.shape, o.dtype, o.device)) for k, o in tensors]
+
+    return [
+        (
+            name,
+            id(m),
+            type(m),
+            [(k, v) for k, v in _attributes(m) if k != 'training'],
+            about(m._parameters.items()),
+            about(m._buffers.items()),
+        )
+        for name, m in model.named_modules()
+    ]
+
+
+_plans: WeakKeyDictionary[nn.Module, tuple[list, Any]] = WeakKeyDictionary()
+
+
+def _hooks(m: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(o) for o in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)]
+
+
+def _remembered(model: nn.Module, xb: Tensor, plan: Callable[[], Any]) -> Any:
+    "What `plan()` said of training `model` the last time, if nothing has changed but the values of its weights."
+    if type(model).__hash__ is not object.__hash__:
+        return plan()
+    modes = [(m.training, _hooks(m)) for m in model.modules()]
+    state = [_settings(model), modes, xb.shape[1:], xb.dtype]
+    known = _plans.get(model)
+    if known is None or known[0] != state:
+        known = state, plan()
+        _plans[model] = known
+    return known[1]
+
+
 def is_frozen(
     model: nn.Module,
 ) -> bool:
@@ -394,14 +493,13 @@ def _frozen_body(model: nn.Module, xb: Tensor) -> nn.Module | None:
     if _is_opaque(body) or not is_frozen(body):
         return None
 
-    def checked() -> nn.Module | None:
+    def checked() -> Pairs | None:
         trial = _Trial(body, xb, training=True)
         pairs = conv_bn_pairs(body, xb)
-        if not trial.watch() or not trial.gives_the_same(fold(trial.net, pairs)):
-            return None
-        return fold(body, pairs)
+        return pairs if trial.watch() and trial.gives_the_same(fold(trial.net, pairs)) else None
 
-    return _try(checked, otherwise=None)
+    pairs = _remembered(body, xb, lambda: _try(checked, otherwise=None))
+    return None if pairs is None else _try(lambda: fold(body, pairs), otherwise=None)
 
 
 def lean(
@@ -415,14 +513,16 @@ def lean(
     Call it again when weights (in training: modes) have changed.
     """
     if not training:
-        pairs = conv_bn_pairs(model, xb)
-        return fold(model, pairs) if pairs else model
+        _, net = _checked_fold(model, xb)
+        return model if net is None else net
     if model._compiled_call_impl is not None:
         return model
     body = _frozen_body(model, xb)
     if body is not None:
         return FrozenBody(body, model.get_submodule('head'), dtype)
-    pairs = conv_bn_pairs(model, xb, training=True)
+    if not _has_both(model, training=True):
+        return model
+    pairs = _remembered(model, xb, lambda: conv_bn_pairs(model, xb, training=True))
     return FrozenNorms(model, pairs) if pairs else model
 
 # %% ../../nbs/models/10_fold.ipynb #03aeb843
@@ -444,24 +544,6 @@ class Folded(nn.Module):
         return net(xb)
 
 # %% ../../nbs/models/10_fold.ipynb #627e9304
-def _settings(model: nn.Module) -> list:
-    "What a copy of `model` depends on besides the values of its weights and its mode."
-
-    def about(tensors: Iterable[tuple[str, Tensor | None]]):
-        return [(k, None if o is None else (o.shape, o.dtype, o.device)) for k, o in tensors]
-
-    return [
-        (
-            name,
-            id(m),
-            [(k, v) for k, v in _attributes(m) if k != 'training'],
-            about(m._parameters.items()),
-            about(m._buffers.items()),
-        )
-        for name, m in model.named_modules()
-    ]
-
-
 class KeptFold:
     "`lean` for evaluating the same model again and again: its folded copy is kept and brought up to date."
 
@@ -470,8 +552,6 @@ class KeptFold:
         self.net: nn.Module | None = None
         self.pairs: Pairs = []
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def __call__(
         self,
         model: nn.Module,
@@ -479,20 +559,8 @@ class KeptFold:
     ) -> nn.Module:  # the folded copy, or `model` if there is nothing to fold
         settings = [_settings(model), xb.shape[1:]]
         if self.settings != settings:
-            self.pairs = conv_bn_pairs(model, xb)
-            self.net = fold(model, self.pairs) if self.pairs else None
+            self.pairs, self.net = _checked_fold(model, xb)
             self.settings = settings
         elif self.net is not None:
-            self._update(model, self.net)
+            _update(model, self.net, self.pairs)
         return model if self.net is None else self.net
-
-    def _update(self, model: nn.Module, net: nn.Module) -> None:
-        weights: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        weights.update(model.named_buffers(remove_duplicate=False))
-        for conv_name, bn_name in self.pairs:
-            conv: Any = model.get_submodule(conv_name)
-            bn = model.get_submodule(bn_name)
-            weight, bias = _folded(conv.weight, conv.bias, bn)
-            weights[f'{conv_name}.weight'], weights[f'{conv_name}.bias'] = weight, bias
-        for name, o in (*net.named_parameters(), *net.named_buffers()):
-            o.copy_(weights[name])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import batch_rng
 from ..data.loaders import DataLoaders, Loader
-from ..models.fold import lean
+from ..models.fold import KeptFold
 from ..models.vision_model import VisionModel
 from .precision import PRECISIONS, resolve_precision
 
@@ -24,11 +24,13 @@ def body_features(
     dl: Loader,  # of pictures; in the order of its items
     views: int = 1,  # passes over `dl`, each with the random numbers of another epoch
     precision: str = 'auto',  # to compute in: 'fp32', 'bf16', 'fp16', or 'auto'
+    kept: KeptFold | None = None,  # the folded body, for several loaders
 ) -> tuple[Tensor, Tensor]:  # (views,n,nf) float, (views,n,...) targets
     "The body's output for each picture, pooled, in evaluation mode; targets that are points differ from view to view."
     dl = dl.new(shuffle=False, drop_last=False)
     amp = PRECISIONS[resolve_precision(precision, dl.device)]
     model.to(dl.device).eval()
+    kept = KeptFold() if kept is None else kept
     body: VisionModel | None = None
     feats: list[Tensor] = []
     targs: list[Tensor] = []
@@ -36,7 +38,7 @@ def body_features(
         seen = []
         for xb, yb in dl.iter_from(view):
             if body is None:  # shares the head, whose first layers pool
-                body = VisionModel(lean(model.body, xb), model.head)
+                body = VisionModel(kept(model.body, xb), model.head)
             with torch.autocast(dl.device.type, amp, enabled=amp != torch.float32):
                 seen.append((body.features(xb).float(), yb))
         feats.append(torch.cat([f for f, _ in seen]))
@@ -103,10 +105,11 @@ class FeatureLoaders(list):
         views: int = 2,  # augmented versions of each training picture
         precision: str = 'auto',  # of the body
     ):
-        feats, y = body_features(model, dls.train, views, precision)
+        kept = KeptFold()
+        feats, y = body_features(model, dls.train, views, precision, kept)
         loaders = [FeatureLoader(feats, y, bs=dls.train.bs, shuffle=True, seed=dls.train.seed)]
         if len(dls) > 1 and dls.valid.n:
-            feats, y = body_features(model, dls.valid, 1, precision)
+            feats, y = body_features(model, dls.valid, 1, precision, kept)
             loaders.append(FeatureLoader(feats, y, bs=dls.valid.bs))
         super().__init__(loaders)
         self.target = dls.target
