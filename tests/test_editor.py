@@ -80,8 +80,17 @@ def functions():
             )
 
 
+HANDED_ON = {
+    'AccumMetric.__init__',
+    'skm_to_fastai',
+    'OptimWrapper',
+    'WandbCallback.__init__',
+}  # to a function of others
+
+
 def test_no_star_star_in_public_signatures():
-    bad = [n for n, f in functions() if any(p.kind == p.VAR_KEYWORD for p in inspect.signature(f).parameters.values())]
+    named = [(n, f) for n, f in functions() if n not in HANDED_ON]
+    bad = [n for n, f in named if any(p.kind == p.VAR_KEYWORD for p in inspect.signature(f).parameters.values())]
     assert not bad, f'{bad} take **keywords: an editor then shows nothing, and a misspelt one is not noticed'
 
 

@@ -888,9 +888,9 @@ def test_a_loaded_learner(trained, tmp_path):
 def test_unwritable_folder(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
-    with pytest.warns(UserWarning, match="can't be written to"):
+    with pytest.warns(UserWarning, match='cannot be written to'):
         assert trained.export() == tmp_path / 'export.pkl'
-    with pytest.warns(UserWarning, match="can't be written to"):
+    with pytest.warns(UserWarning, match='cannot be written to'):
         assert trained.save('w') == tmp_path / 'w.pth'
     assert same_weights(trained.load('w').model, trained.model)
 

@@ -208,7 +208,9 @@ def test_pictures_of_places(trained):
     for how in ({}, {'unique': True}, {'stage': 'open'}):
         trained.dls.show_batch(max_n=4, **how)
         assert dots(plt.gcf().axes) == [1] * 4
-    assert dots(trained.show_results(max_n=3)) == [2] * 3
+    plt.close('all')
+    trained.show_results(max_n=3)
+    assert dots(plt.gcf().axes) == [2] * 3
     plt.close('all')
     Interpretation.from_learner(trained).plot_top_losses(2)
     assert dots(plt.gcf().axes) == [2] * 2

@@ -249,10 +249,16 @@ class Datasets:
         self,
         wgts: Sequence[float],  # how often each training item is drawn, relatively
         bs: int = 64,  # pictures per batch
-        **options: Any,  # as `dataloaders` takes them, such as num_workers
+        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
+        workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
+        device: str | torch.device | None = None,  # None chooses
+        seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
     ) -> DataLoaders:
         "Data loaders that draw training items by weight, with replacement."
-        return self.dataloaders(bs, sampler=wgts, **options)
+        return self.dataloaders(
+            bs=bs, val_bs=val_bs, num_workers=num_workers, workers=workers, device=device, seed=seed, sampler=wgts
+        )
 
     def _labelled(self, item_tfms: Callable | list | None) -> list[Dataset]:
         "The sets, with other item transforms if these are given; an error where nothing is labelled."
@@ -452,10 +458,17 @@ class DataBlock:
         source: Any,  # what get_items takes
         wgts: Sequence[float],  # how often each training item is drawn, relatively
         bs: int = 64,  # pictures per batch
-        **options: Any,  # as `Datasets.dataloaders` takes them, such as num_workers
+        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
+        workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
+        device: str | torch.device | None = None,  # None chooses
+        seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
     ) -> DataLoaders:
         "Data loaders that draw training items by weight, with replacement."
-        return self.datasets(source).weighted_dataloaders(wgts, bs, **options)
+        sets = self.datasets(source)
+        return sets.weighted_dataloaders(
+            wgts, bs=bs, val_bs=val_bs, num_workers=num_workers, workers=workers, device=device, seed=seed
+        )
 
     def summary(
         self,

@@ -116,6 +116,7 @@ class _Patience(TrackerCallback):
             self.act(learn)
 
     def act(self, learn) -> None:
+        "What happens when patience is over."
         raise NotImplementedError
 
 
