@@ -401,3 +401,15 @@ def test_streams_take_no_more_than_they_need():
         next(answers)
     assert read <= 12
     answers.close()
+
+
+def test_an_export_says_that_hooks_are_left_behind(tmp_path):
+    "They are no part of what the network is made again from."
+    model = create_model('test_resnet', 2, pretrained=False)
+    handle = model.head.register_forward_hook(lambda m, args, out: out.flip(1))
+    with pytest.warns(UserWarning, match='holds no hooks, and there are some on head'):
+        export(tmp_path / 'hooked.pkl', model)
+    handle.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        export(tmp_path / 'plain.pkl', model)

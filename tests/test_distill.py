@@ -110,7 +110,7 @@ def test_the_teacher_is_frozen_folded_and_stays_as_it_was(pictures, teacher, tmp
     learn = learner(pictures, tmp_path, cbs=cb)
     learn.fit(2, 1e-2)
     net = cb.teacher.net
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.net.modules())
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
     assert not any(m.training for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in teacher.model.state_dict().items())

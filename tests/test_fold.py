@@ -239,11 +239,45 @@ def test_folding_does_not_use_torch_fx():
 def test_another_size_of_pictures_is_checked_again():
     "A network whose path depends on the size of its pictures."
     net = lived_in(Net(lambda m, x: m.bn(m.conv(x)) if x.shape[-1] < 40 else m.bn(m.conv(x)) + m.conv(x)))
-    kept = KeptFold()
+    kept, folded = KeptFold(), Folded(net)
     with torch.no_grad():
-        for size in (32, 64, 32):
+        for size in (32, 64, 32, 64):
             x = torch.randn(2, 3, size, size)
             torch.testing.assert_close(kept(net, x)(x), net(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.net.modules())
+
+
+def test_a_copy_that_other_sizes_agree_with_is_kept():
+    net = lived_in(Net())
+    kept, folded, used = KeptFold(), Folded(net), []
+    with torch.no_grad():
+        for size in (32, 64, 48):
+            x = torch.randn(2, 3, size, size)
+            used.append(kept(net, x))
+            torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
+    assert used[0] is used[1] is used[2] is not net
+    assert set(folded._nets.values()) == {folded.net}
+
+
+def test_hooks_set_after_the_first_batch_are_obeyed(xb):
+    "What a hook returns is the output, and without the hook everything is as before."
+    net = lived_in(Net())
+    kept, folded = KeptFold(), Folded(net)
+    with torch.no_grad():
+        plain = net(xb)
+        for answer in (folded(xb), kept(net, xb)(xb)):
+            torch.testing.assert_close(answer, plain, rtol=1e-4, atol=1e-4)
+        for register in (net.conv.register_forward_hook, net.bn.register_forward_hook):
+            handle = register(lambda m, args, out: out * 0)
+            assert torch.equal(folded(xb), net(xb)) and torch.equal(kept(net, xb)(xb), net(xb))
+            handle.remove()
+        handle = net.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
+        torch.testing.assert_close(kept(net, xb)(xb), net(xb), rtol=1e-4, atol=1e-4)
+        assert torch.equal(folded(xb), net(xb))
+        handle.remove()
+        for answer in (folded(xb), kept(net, xb)(xb)):
+            torch.testing.assert_close(answer, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_three_dimensional_convolutions_keep_their_format():

@@ -10,6 +10,7 @@ __all__ = ['PLAIN_NAMES', 'FORMAT', 'pickle_names', 'BundleError', 'describe_fil
 import inspect
 import io
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -238,6 +239,8 @@ def save_bundle(
     "Write everything prediction needs into one file of plain data."
     steps = {'item_tfms': _as_list(item_tfms), 'batch_tfms': _as_list(batch_tfms)}
     config = config_of(model)
+    if config is not None:
+        _warn_of_hooks(model)
     state = {
         'format': 'vislearn',
         'version': FORMAT,
@@ -255,6 +258,17 @@ def save_bundle(
         'reader': _reader_to_dict(get_x),
     }
     return atomic_save(state, path)
+
+
+def _warn_of_hooks(model: nn.Module) -> None:
+    "Say which modules of a network that is built again from its name have hooks, which would be gone."
+    names = [name or 'the model' for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    if names:
+        warnings.warn(
+            f'an export holds no hooks, and there are some on {", ".join(names[:5])}: if they change what is computed, '
+            'the loaded model answers differently. Remove them, or make them part of a module of your own',
+            stacklevel=4,
+        )
 
 
 def config_of(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..core import as_int, batch_rng, is_copied_process, keep_memory, listify
 from ..models.body import main_output
 from ..models.depthwise import DepthwiseIn32
-from ..models.fold import KeptFold, lean
+from ..models.fold import KeptFold, is_watched, lean
 from ..models.layers import lone_item_norms
 from ..models.memory import needs_contiguous
 from ..progress import echo
@@ -136,11 +136,6 @@ def _described(o: Any) -> str:
     return f'{tuple(o.shape)} {str(o.dtype).removeprefix("torch.")}' if isinstance(o, Tensor) else repr(o)
 
 
-def _is_watched(model: nn.Module) -> bool:
-    "Are there hooks on its modules? Then they must run themselves."
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
-
-
 def _warn_if_replaced(known: set[int], params: Sequence[nn.Parameter]) -> None:
     "Say so where an optimizer, of which the `id`s of parameters are given, holds some that are gone from the model."
     is_missing = any(p.requires_grad and id(p) not in known for p in params)
@@ -178,6 +173,7 @@ _BATCH_STATE = (
     'loss',
     'mid_batch',
     '_net',
+    '_net_is_for',
     '_amp',
     '_is_contiguous',
 )
@@ -249,6 +245,7 @@ class TrainLoop(CallbackHost):
         self.smooth_loss = SmoothLoss()
         self._amp = 'fp32'
         self._net: nn.Module | None = None  # what computes: the model, or a leaner network with its weights
+        self._net_is_for: Any = None  # the shape of the pictures it was chosen for, and whether hooks were there
         self._is_contiguous = False  # must its input be
         self._pid = os.getpid()
         self._made_opt: Any = None  # the optimizer that this learner made itself
@@ -534,7 +531,7 @@ class TrainLoop(CallbackHost):
     def _choose_net(self) -> nn.Module:
         "The network that computes what the model does with the least work."
         self._is_contiguous = needs_contiguous(self.model)
-        if not self.lean or _is_watched(self.model):
+        if not self.lean or is_watched(self.model):
             return self.model
         if not self.training:
             return self._kept_fold(self.model, self.xb)
@@ -546,8 +543,9 @@ class TrainLoop(CallbackHost):
     def _predict(self) -> Tensor:
         depthwise = DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext()
         with self._autocast(), depthwise:
-            if self._net is None:
-                self._net = self._choose_net()
+            chosen_for = self.xb.shape[1:], is_watched(self.model)
+            if self._net is None or self._net_is_for != chosen_for:
+                self._net, self._net_is_for = self._choose_net(), chosen_for
             xb = self.xb.contiguous() if self._is_contiguous else self.xb
             alone = lone_item_norms(self._net) if self.training and len(xb) == 1 else nullcontext()
             with alone:
