@@ -198,6 +198,7 @@ class ServeOptions:
     memory: int = 300_000_000  # bytes of all requests that are being received or answered
     header_seconds: float = 10.0  # within which the headers of a request must arrive
     body_seconds: float = 10.0  # within which its body must arrive
+    drain_seconds: float = 3.0  # spent at most, when told to stop, on taking in what had been sent
     feedback: Path | None = None  # a folder for corrections that visitors make; None for none
     max_feedback: int = 10_000  # corrections that are stored
 
@@ -256,6 +257,7 @@ async def _body(request: Request, options: ServeOptions, held: _Held) -> bytes:
                 held.take(len(part))
                 parts.append(part)
     except TimeoutError:
+        await _discard(request)
         raise _Refused(408, f'the body did not arrive within {options.body_seconds:g} s') from None
     except ClientDisconnect:
         raise _Refused(400, 'the connection was closed before the request was complete') from None
@@ -738,21 +740,40 @@ def _protocol(
     return _Punctual
 
 
-def serve(
-    engine: Engine,
-    host: str = '127.0.0.1',  # '0.0.0.0' to be reachable from other machines
-    port: int = 8000,
-    options: ServeOptions | None = None,  # what is allowed; see ServeOptions
-    about: dict[str, Any] | None = None,  # what GET /info answers
-    explain: Callable[[bytes], bytes] | None = None,  # from a picture to a PNG that shows where the network looked
+async def _drain(
+    state: Any,  # uvicorn's: its connections and the headers of its answers
+    seconds: float,  # to spend at most
+    pause: float = 0.05,  # between two looks
+    quiet: int = 5,  # looks without anything new after which nothing more is expected
 ) -> None:
-    "Serve a model until the process is told to stop."
+    "Take in what had been sent before the stop: connections not yet accepted, requests not yet read."
+    state.default_headers = [*state.default_headers, (b'connection', b'close')]
+    until = time.monotonic() + seconds
+    known: set[Any] = set()
+    unchanged = 0
+    while unchanged < quiet and time.monotonic() < until:
+        await asyncio.sleep(pause)
+        is_awaited = any(o.headers_by.timer for o in state.connections)
+        is_new = not state.connections <= known
+        known |= state.connections
+        unchanged = 0 if is_awaited or is_new else unchanged + 1
+
+
+def _uvicorn(
+    app: FastAPI,
+    host: str,
+    port: int,
+    options: ServeOptions,
+) -> Any:  # uvicorn.Server
+    "uvicorn with our limits, which does not hang up on what had been sent when it is told to stop."
     import uvicorn
 
-    options = options or ServeOptions()
-    app = make_app(engine, options, about, explain)
-    print(f'http://{host}:{port}  (Ctrl-C stops it)', flush=True)
-    uvicorn.run(
+    class _Draining(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            await _drain(self.server_state, options.drain_seconds)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -763,3 +784,22 @@ def serve(
         timeout_graceful_shutdown=30,
         server_header=False,
     )
+    return _Draining(config)
+
+
+def serve(
+    engine: Engine,
+    host: str = '127.0.0.1',  # '0.0.0.0' to be reachable from other machines
+    port: int = 8000,
+    options: ServeOptions | None = None,  # what is allowed; see ServeOptions
+    about: dict[str, Any] | None = None,  # what GET /info answers
+    explain: Callable[[bytes], bytes] | None = None,  # from a picture to a PNG that shows where the network looked
+) -> None:
+    "Serve a model until the process is told to stop."
+    options = options or ServeOptions()
+    app = make_app(engine, options, about, explain)
+    print(f'http://{host}:{port}  (Ctrl-C stops it)', flush=True)
+    try:
+        _uvicorn(app, host, port, options).run()
+    except KeyboardInterrupt:
+        pass
