@@ -11,8 +11,8 @@ import copy
 import re
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -72,40 +72,38 @@ def _has_both(model: nn.Module, training: bool) -> bool:
 
 
 class _Watch(TorchDispatchMode):
-    "Notes where the outputs of convolutions go."
+    "Notes where the outputs of convolutions go. A layer is known by a tensor that its operation is given."
 
-    def __init__(self):
+    def __init__(self, convs: dict[str, nn.Module], norms: dict[str, nn.Module]):
         super().__init__()
+        self.convs = {id(m.weight): name for name, m in convs.items()}
+        self.norms = {id(m.running_mean): name for name, m in norms.items()}
         self.outputs: dict[int, tuple[str, Tensor]] = {}  # by id; holding a tensor keeps its id from being reused
         self.elsewhere: set[str] = set()  # convolutions whose output something else uses
         self.calls: Counter[str] = Counter()
         self.pairs: Pairs = []
-        self.inside: str | None = None  # the convolution whose output the running normalisation was given
         self.reads_values = False  # did the network's path depend on numbers in a tensor?
 
-    def after_conv(self, name: str, out: Tensor) -> None:
-        self.calls[name] += 1
-        self.outputs[id(out)] = name, out
-
-    def before_norm(self, name: str, x: Tensor) -> None:
-        self.calls[name] += 1
-        if id(x) in self.outputs:
-            self.inside = self.outputs[id(x)][0]
-            self.pairs.append((self.inside, name))
-
-    def after_norm(self) -> None:
-        self.inside = None
-
-    def note_uses(self, values: Any) -> None:
-        for o in tree_leaves(values):
-            name, _ = self.outputs.get(id(o), (None, None))
-            if name is not None and name != self.inside:
-                self.elsewhere.add(name)
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         self.reads_values |= func in _READS
-        self.note_uses((args, kwargs))
-        return func(*args, **(kwargs or {}))
+        self.note(_flat((*args, *kwargs.values())), out)
+        return out
+
+    def note(self, given: list[Any], out: Any) -> None:
+        "Note an operation by what it was given and what it gave."
+        ids = [id(o) for o in given]
+        conv = next((self.convs[i] for i in ids if i in self.convs), None)
+        norm = next((self.norms[i] for i in ids if i in self.norms), None)
+        for source in [self.outputs[i][0] for i in ids if i in self.outputs]:
+            if norm is None:
+                self.elsewhere.add(source)
+            else:
+                self.pairs.append((source, norm))
+        self.calls.update(o for o in (conv, norm) if o is not None)
+        if conv is not None:
+            self.outputs[id(out)] = conv, out
 
     def found(self) -> Pairs:
         "The pairs that have each other to themselves; none where another picture could take another path."
@@ -114,6 +112,14 @@ class _Watch(TorchDispatchMode):
         n_norms = Counter(conv for conv, _ in self.pairs)
         once = [(c, b) for c, b in self.pairs if n_norms[c] == self.calls[c] == self.calls[b] == 1]
         return [(c, b) for c, b in once if c not in self.elsewhere]
+
+
+def _flat(values: Iterable[Any]) -> list[Any]:
+    "The arguments of an operation; some take a list of tensors."
+    res: list[Any] = []
+    for o in values:
+        res.extend(o if isinstance(o, (list, tuple)) else [o])
+    return res
 
 
 _aten = torch.ops.aten
@@ -127,20 +133,10 @@ _READS = (
 
 def _watched_pass(net: nn.Module, x: Tensor) -> tuple[Any, Pairs]:
     "What `net` makes of `x`, and the pairs that may be folded."
-    convs, norms = _foldable(net)
-    watch = _Watch()
-    with ExitStack() as hooks:
-        for name, m in convs.items():
-            hook = m.register_forward_hook(lambda m, args, out, name=name: watch.after_conv(name, out))
-            hooks.callback(hook.remove)
-        for name, m in norms.items():
-            before = m.register_forward_pre_hook(lambda m, args, name=name: watch.before_norm(name, args[0]))
-            after = m.register_forward_hook(lambda m, args, out: watch.after_norm())
-            hooks.callback(before.remove)
-            hooks.callback(after.remove)
-        with watch:
-            out = net(x)
-    watch.note_uses(out)
+    watch = _Watch(*_foldable(net))
+    with watch:
+        out = net(x)
+    watch.note(tree_leaves(out), None)
     return out, watch.found()
 
 # %% ../../nbs/models/10_fold.ipynb #88d98f0e
@@ -166,16 +162,66 @@ def _rest(bn: nn.Module) -> nn.Module:
     return nn.Sequential(rest) if rest else nn.Identity()
 
 
-def _copied(model: nn.Module, replaced: dict[int, Any]) -> nn.Module:
-    """A deep copy of `model` with other objects, given by the `id` of what they replace.
+def _is_plain(v: Any) -> bool:
+    "Is `v` the same in a copy: a number, a text, nothing, or a tuple of these?"
+    return type(v) in _PLAIN or (type(v) is tuple and _PLAIN.issuperset(map(type, v)))
+
+
+@cache
+def _copied_as_usual(cls: type[nn.Module]) -> bool:
+    "Is a module of this class copied by copying what it holds?"
+    own_way = any(hasattr(cls, o) for o in ('__deepcopy__', '__slots__'))
+    return not own_way and cls.__reduce_ex__ is object.__reduce_ex__ and cls.__setstate__ in _USUAL_SETSTATE
+
+
+_USUAL_SETSTATE = (nn.Module.__setstate__, nn.Conv2d.__setstate__)
+_MEMBERS = ('_parameters', '_buffers', '_modules')
+
+
+def _member_copy(o: Any, known: dict[int, Any]) -> Any:
+    "A deep copy of a parameter, a buffer or a module."
+    if o is None or id(o) in known:
+        return known.get(id(o))
+    if type(o) is nn.Parameter:
+        known[id(o)] = nn.Parameter(o.detach().clone(), o.requires_grad)
+    elif type(o) is Tensor and not o.requires_grad:
+        known[id(o)] = o.clone()
+    else:
+        return copy.deepcopy(o, known)
+    return known[id(o)]
+
+
+def _simple_copy(m: nn.Module, known: dict[int, Any]) -> nn.Module | None:
+    """A deep copy of a module that holds tensors, modules and plain values; None if it holds anything else.
 
     Most of what a module holds are empty dictionaries, for hooks and the like: `deepcopy` is slow at them.
     """
+    cls: Any = type(m)
+    if not _copied_as_usual(cls):
+        return None
+    held: dict[str, Any] = {}
+    for k, v in vars(m).items():
+        if _is_plain(v):
+            held[k] = v
+        elif k in _MEMBERS:
+            held[k] = {name: _member_copy(o, known) for name, o in v.items()}
+        elif type(v) in (dict, OrderedDict, set) and not v:
+            held[k] = type(v)()
+        else:
+            return None
+    new = cls.__new__(cls)
+    vars(new).update(held)
+    return new
+
+
+def _copied(model: nn.Module, replaced: dict[int, Any]) -> nn.Module:
+    "A deep copy of `model` with other objects, given by the `id` of what they replace."
     known = dict(replaced)
-    for m in model.modules():
-        for o in vars(m).values():
-            if type(o) in (dict, OrderedDict, set) and not o:
-                known[id(o)] = type(o)()
+    for m in reversed(list(model.modules())):  # what is inside comes first
+        if id(m) not in known:
+            new = _simple_copy(m, known)
+            if new is not None:
+                known[id(m)] = new
     return copy.deepcopy(model, known)
 
 
@@ -280,39 +326,38 @@ def _private_copy(model: nn.Module, training: bool) -> nn.Module:
     "A copy to try things out on: it shares the weights, its normalisations have made-up ones, its dropout is off."
     net = _copied(model, {id(p): p for p in model.parameters()})
     net.train(training and model.training)
-    for m, original in zip(net.modules(), model.modules()):
-        m.training = training and original.training and not re.search('Drop|StochasticDepth', type(m).__name__)
+    if training:
+        for m, original in zip(net.modules(), model.modules()):
+            m.training = original.training and not re.search('Drop|StochasticDepth', type(m).__name__)
     if _is_half(net):
         net = copy.deepcopy(net).float()
     _, norm_classes = _exact_classes()
-    g = torch.Generator().manual_seed(0)
-    for m in net.modules():
-        if type(m) in norm_classes and m.running_mean is not None:
-            _make_up(m, g)
+    _make_up([m for m in net.modules() if type(m) in norm_classes and m.running_mean is not None])
     return net
 
 
-def _make_up(bn: Any, g: torch.Generator) -> None:
-    "Give `bn` statistics and weights far from 0 and 1."
+def _make_up(norms: Sequence[Any]) -> None:
+    "Give normalisations statistics and weights far from 0 and 1."
+    g = torch.Generator().manual_seed(0)
+    n_channels = sum(bn.num_features for bn in norms)
+    drawn = torch.empty(2, n_channels, dtype=torch.float32, device='cpu').uniform_(generator=g)
+    around_0, around_1 = 0.4 * drawn[0] - 0.2, 0.5 + drawn[1]  # -.2 to .2, .5 to 1.5
+    sizes = [bn.num_features for bn in norms]
+    for bn, low, high in zip(norms, around_0.split(sizes), around_1.split(sizes)):
+        bn.running_mean.copy_(low)
+        bn.running_var.copy_(high)
+        if bn.weight is not None:
+            bn.weight = nn.Parameter(high.flip(0).to(bn.weight), requires_grad=False)
+        if bn.bias is not None:
+            bn.bias = nn.Parameter(low.flip(0).to(bn.bias), requires_grad=False)
 
-    def numbers(low, high):
-        made = torch.empty(bn.num_features, dtype=torch.float32, device='cpu').uniform_(low, high, generator=g)
-        return made.to(bn.running_mean)
 
-    bn.running_mean.copy_(numbers(-0.2, 0.2))
-    bn.running_var.copy_(numbers(0.5, 2))
-    if bn.weight is not None:
-        bn.weight = nn.Parameter(numbers(0.5, 1.5), requires_grad=False)
-    if bn.bias is not None:
-        bn.bias = nn.Parameter(numbers(-0.2, 0.2), requires_grad=False)
-
-
-def _made_up_batch(xb: Tensor, net: nn.Module) -> Tensor:
-    "Two noise pictures of the shape of those in `xb`."
+def _made_up_batch(xb: Tensor, net: nn.Module, n: int) -> Tensor:
+    "`n` noise pictures of the shape of those in `xb`."
     if not xb.is_floating_point():
-        return xb[:2]
+        return xb[:n]
     g = torch.Generator().manual_seed(1)
-    noise = torch.randn(2, *xb.shape[1:], dtype=torch.float32, device='cpu', generator=g)
+    noise = torch.randn(n, *xb.shape[1:], dtype=torch.float32, device='cpu', generator=g)
     param = next(net.parameters())
     return noise.to(param.device, param.dtype)
 
@@ -321,11 +366,11 @@ _OPAQUE = {'OptimizedModule', 'DistributedDataParallel', 'DataParallel', 'FullyS
 
 
 class _Trial:
-    "A private copy of a network and what it makes of two made-up pictures."
+    "A private copy of a network and what it makes of made-up pictures: two in training, where statistics need them."
 
     def __init__(self, model: nn.Module, xb: Tensor, training: bool):
         self.net, self.training = _private_copy(model, training), training
-        self.x = _made_up_batch(xb, self.net)
+        self.x = _made_up_batch(xb, self.net, n=2 if training else 1)
 
     def run(self, net: Callable[[Tensor], Any]) -> Any:
         if not self.training:
@@ -383,29 +428,45 @@ def conv_bn_pairs(
     return _checked(model, xb, training)[0]
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
-def _update(model: nn.Module, net: nn.Module, pairs: Pairs) -> None:
-    "Give `net`, in which `pairs` are folded, the present weights of `model`."
-    weights: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    weights.update(model.named_buffers(remove_duplicate=False))
-    for conv_name, bn_name in pairs:
-        conv: Any = model.get_submodule(conv_name)
-        weight, bias = _folded(conv.weight, conv.bias, model.get_submodule(bn_name))
-        weights[f'{conv_name}.weight'], weights[f'{conv_name}.bias'] = weight, bias
-    for name, o in (*net.named_parameters(), *net.named_buffers()):
-        o.copy_(weights[name])
+class _Links:
+    "From which tensors of a model its folded copy gets its values."
+
+    def __init__(self, model: nn.Module, net: nn.Module, pairs: Pairs):
+        self.pairs = pairs
+        self.folded: list[tuple[Any, Any, Any]] = []  # convolution, normalisation, what they became
+        for conv_name, bn_name in pairs:
+            conv, bn = model.get_submodule(conv_name), model.get_submodule(bn_name)
+            self.folded.append((conv, bn, net.get_submodule(conv_name)))
+        done = {f'{conv_name}.{o}' for conv_name, _ in pairs for o in ('weight', 'bias')}
+        self.copied: list[tuple[Tensor, dict[str, Any], str]] = []  # a tensor, where the model has it, and its name
+        for name, target in (*net.named_parameters(), *net.named_buffers()):
+            if name not in done:
+                owner_name, _, attr = name.rpartition('.')
+                owner = model.get_submodule(owner_name)
+                self.copied.append((target, owner._parameters if attr in owner._parameters else owner._buffers, attr))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def update(self) -> None:
+        "Give the folded copy the present weights."
+        for conv, bn, new in self.folded:
+            weight, bias = _folded(conv.weight, conv.bias, bn)
+            new.weight.copy_(weight)
+            new.bias.copy_(bias)
+        for target, members, name in self.copied:
+            target.copy_(members[name])
 
 
-def _checked_fold(model: nn.Module, xb: Tensor) -> tuple[Pairs, nn.Module | None]:
-    "The pairs that can be folded, and `model` with them folded; the copy that passed the check is used again."
+def _checked_fold(model: nn.Module, xb: Tensor) -> tuple[nn.Module | None, _Links | None]:
+    "`model` folded, and how to bring that up to date; the copy that passed the check is used again."
     pairs, net = _checked(model, xb, training=False)
     if net is None:
-        return [], None
+        return None, None
     if _is_half(model):  # the check was made in 32 bits
-        return pairs, fold(model, pairs)
-    _update(model, net, pairs)
-    return pairs, net
+        net = fold(model, pairs)
+    links = _Links(model, net, pairs)
+    links.update()
+    return net, links
 
 # %% ../../nbs/models/10_fold.ipynb #7a9cee7a
 class FrozenNorms(nn.Module):
@@ -527,7 +588,7 @@ def lean(
     Call it again when weights (in training: modes) have changed.
     """
     if not training:
-        _, net = _checked_fold(model, xb)
+        net, _ = _checked_fold(model, xb)
         return model if net is None else net
     if model._compiled_call_impl is not None:
         return model
@@ -568,7 +629,7 @@ class Folded(nn.Module):
         if self.net is None:
             net = self.net = lean(self.model, xb)
             return net
-        net, x = self.net, _made_up_batch(xb, self.model)
+        net, x = self.net, _made_up_batch(xb, self.model, n=1)
         same = net is self.model or _try(lambda: _is_close(self.model(x), net(x)), otherwise=False)
         return net if same else self.model
 
@@ -579,7 +640,7 @@ class KeptFold:
     def __init__(self):
         self.settings: list | None = None
         self.net: nn.Module | None = None
-        self.pairs: Pairs = []
+        self.links: _Links | None = None
         self.agrees: dict[torch.Size, bool] = {}  # shape of a picture -> does the copy compute the same?
 
     def __call__(
@@ -589,12 +650,12 @@ class KeptFold:
     ) -> nn.Module:  # the folded copy, or `model` if there is nothing to fold
         settings, shape = _settings(model), xb.shape[1:]
         if self.settings != settings:
-            self.pairs, self.net = _checked_fold(model, xb)
+            self.net, self.links = _checked_fold(model, xb)
             self.settings, self.agrees = settings, {shape: True}
-        elif self.net is not None:
-            _update(model, self.net, self.pairs)
-        if self.net is None:
+        elif self.links is not None:
+            self.links.update()
+        if self.net is None or self.links is None:
             return model
         if shape not in self.agrees:
-            self.agrees[shape] = conv_bn_pairs(model, xb) == self.pairs
+            self.agrees[shape] = conv_bn_pairs(model, xb) == self.links.pairs
         return self.net if self.agrees[shape] else model
