@@ -199,19 +199,31 @@ def _run(name: str, args: dict[str, Any]) -> int:
 
 
 def _long(name: str, words: list[str]) -> list[str]:
-    "The words with `-o` written out: `--out FILE`, or for verbs that read a configuration one `--set` for all changes."
+    """The words with options that may come several times, as one: `--import a --import b` is `--imports a,b`.
+
+    `-o` is short for `--out FILE`, or, for verbs that read a configuration, one of its changes.
+    """
     options = inspect.signature(verbs[name]).parameters
     if 'set' not in options:
-        return ['--out' if o == '-o' and 'out' in options else o for o in words]
+        words = ['--out' if o == '-o' and 'out' in options else o for o in words]
+    else:
+        words = _joined(words, '-o', '--set', ';')
+    return _joined(words, '--import', '--imports', ',') if 'imports' in options else words
+
+
+def _joined(words: list[str], short: str, long: str, between: str) -> list[str]:
+    "The words with the values of an option that comes several times in one."
     left: list[str] = []
-    changes: list[str] = []
+    values: list[str] = []
     rest = iter(words)
     for o in rest:
-        if o == '-o':
-            changes.append(next(rest, ''))
+        if o == short:
+            values.append(next(rest, ''))
+        elif o.startswith(f'{short}=') and short.startswith('--'):
+            values.append(o.removeprefix(f'{short}='))
         else:
             left.append(o)
-    return [*left, '--set', ';'.join(changes)] if changes else left
+    return [*left, long, between.join(values)] if values else left
 
 
 def _before(f: Callable) -> list[str]:

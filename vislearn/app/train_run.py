@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from vislearn.app.config import (
+    PHASES,
     ConfigError,
     build,
     check_tables,
     import_module,
+    made,
     override,
     phases,
     read_config,
@@ -156,7 +158,7 @@ def train(
     lr: str | None = None,  # learning rate, or auto to search for it
     seed: int = 42,
     set: str = '',  # changes of a configuration, separated by ; or each after -o: -o fit.epochs=3
-    imports: str = '',  # modules or .py files whose names the configuration uses, separated by commas
+    imports: str = '',  # modules, or .py files here or beside the configuration, whose names it uses; or each after --import
     time_limit: str | None = None,  # such as 10m: plan the epochs so that training ends in time
     tta: bool = False,  # also evaluate with test-time augmentation
     resume: bool = False,  # go on with the run in the folder
@@ -165,17 +167,13 @@ def train(
 ) -> None:
     """Train a model on pictures and leave a run folder.
 
-    It holds config.toml, log.jsonl, history.csv, checkpoints, export.pkl and report.html.
+    It holds config.toml, log.jsonl, history.csv, checkpoints, export.pkl with its card, and report.html.
     """
-    for name in filter(None, imports.split(',')):
-        import_module(name.strip())
-    cfg, said = _configuration(data, arch, size, epochs, bs, seed)
-    for change in filter(str.strip, set.split(';')):
-        override(cfg, change.strip())
-    check_tables(cfg)
-    folder = Path(
-        out or Path(cfg.get('run', {}).get('folder', 'runs')) / cfg.get('run', {}).get('name', Path(data).stem)
-    )
+    _import(imports, data)
+    cfg, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
+    about = cfg.get('run', {})
+    folder = out or Path(about.get('folder', 'runs')) / about.get('name', Path(data).stem)
+    resume = resume or about.get('resume', False)
     if dry_run:
         folder = folder.with_name(folder.name + '-dry-run')
     _prepare(folder, resume, force or dry_run)
@@ -188,20 +186,53 @@ def train(
         print('the dry run went through')
 
 
+_CONFIGS = ('.toml', '.yaml', '.yml', '.json')
+
+
+def _import(names: str, data: str) -> None:
+    "Import the modules that the caller named."
+    beside = Path(data).parent
+    for name in filter(None, names.split(',')):
+        import_module(name.strip(), beside)
+
+
 def _configuration(
-    data: str, arch: str | None, size: int | None, epochs: int | None, bs: int | None, seed: int
+    data: str,
+    changes: str = '',
+    *,
+    arch: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+    bs: int | None = None,
+    seed: int = 42,
 ) -> tuple[dict[str, Any], list[str]]:
-    "The configuration, read or guessed."
-    if Path(data).suffix.lower() in ('.toml', '.yaml', '.yml', '.json'):
+    "The configuration, read or guessed, with its changes; and what was chosen."
+    said: list[str] = []
+    if Path(data).suffix.lower() not in _CONFIGS:
+        cfg, said = guess_config(data, arch or 'efficientnet_lite0', size, epochs, bs, seed)
+    else:
         cfg = read_config(data)
-        given = {'learner.arch': arch, 'fit.epochs': epochs, 'data.bs': bs}
-        for place, value in given.items():
+        if size is not None:
+            raise ConfigError("the size stands in the configuration's item_tfms; change it there or with -o")
+        for place, value in {'learner.arch': arch, 'data.bs': bs}.items():
             if value is not None:
                 override(cfg, f'{place}={json.dumps(value)}')
-        if size is not None:
-            raise ConfigError("the size stands in the configuration's item_tfms; change it there or with --set")
-        return cfg, []
-    return guess_config(data, arch or 'efficientnet_lite0', size, epochs, bs, seed)
+        if epochs is not None:
+            cfg['fit'] = _with_epochs(phases(cfg), epochs)
+    for change in filter(str.strip, changes.split(';')):
+        override(cfg, change.strip())
+    check_tables(cfg)
+    return cfg, said
+
+
+def _with_epochs(tables: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    "The phases, the last one that trains for a number of epochs with another number."
+    for table in reversed(tables):
+        names = PHASES.get(table.get('type', 'fine_tune'))
+        if names and names[0] != 'n_cycles':
+            table[names[0]] = n
+            return tables
+    raise ConfigError('fit: no phase has a number of epochs that could be changed')
 
 
 def _prepare(folder: Path, resume: bool, force: bool) -> None:
@@ -240,16 +271,19 @@ def _run(
     for problem in found.problems:
         print(f'data: {problem}')
     tables = phases(cfg)
-    _plan(learn, tables, lr, time_limit)
+    if not resume:
+        _plan(learn, tables, lr, time_limit)
     cbs: list[Any] = [CSVLogger(append=resume), JSONLogger('log.jsonl', append=resume)]
     if time_limit:
         cbs.append(TimeLimit(0.9 * seconds(time_limit) - (time.monotonic() - start)))
     if dry_run:
         cbs.append(ShortEpochCallback(min(1.0, 2 / len(learn.dls.train)), short_valid=True))
-    for i, table in enumerate(tables):
+        tables = [_one_epoch(table) for table in tables]
+    done = _restored(learn, folder, len(tables)) if resume else 0
+    for i, table in enumerate(tables[done:], done):
         _phase(learn, table, i, folder, cbs, resume)
     _evaluate(learn, folder, tta)
-    model = learn.export('export.pkl')
+    model = learn.export('export.pkl', card=True)
     names = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
     report = write_report(
         learn, folder / 'report.html', names, f'Trained with vislearn in {time.monotonic() - start:.0f} s', found
@@ -265,32 +299,85 @@ def _plan(learn: Any, tables: Sequence[dict[str, Any]], lr: str | None, time_lim
         print(f'learning rate {rate:.2g}, from a trial over rising rates')
     rate = None if lr is None else rate if lr == 'auto' else float(lr)
     for table in tables:
-        method = table.get('type', 'fine_tune')
-        if rate is not None:
-            table['base_lr' if method == 'fine_tune' else 'lr_max' if method != 'fit' else 'lr'] = rate
+        names = PHASES.get(table.get('type', 'fine_tune'))
+        if rate is not None and names is not None:
+            table[names[1]] = rate
     if time_limit and tables:
         n = planned_epochs(learn, 0.85 * seconds(time_limit))
-        tables[-1]['epochs' if tables[-1].get('type', 'fine_tune') == 'fine_tune' else 'n_epoch'] = n
+        _with_epochs(tables, n)
         print(f'{n} epochs fit into {time_limit}')
 
 
+def _one_epoch(table: dict[str, Any]) -> dict[str, Any]:
+    "A phase as a dry run does it."
+    names = PHASES.get(table.get('type', 'fine_tune'))
+    return table | {names[0]: 1} if names else table
+
+
 def _phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: Sequence[Any], resume: bool) -> None:
-    "Run one phase of the configuration, or go on with it; a finished one is left out."
+    "Run one phase of the configuration, or go on with it."
+    from vislearn.core import listify
+    from vislearn.io import atomic_save, plain_data
+
     name = f'phase{i}'
-    done = folder / 'runs' / name / 'done'
-    if resume and done.exists():
-        print(f'phase {i} is done already')
-        return
+    kind = table.get('type', 'fine_tune')
     if resume and (folder / 'runs' / name / 'last.pth').exists():
-        learn.resume(name, cbs=list(cbs))
-    elif table.get('type', 'fine_tune') in ('freeze', 'unfreeze', 'freeze_to'):
-        run_phase(learn, table, f'fit.{i}')
-        return
+        own = {k: made(table.get(k), f'fit.{i}.{k}', k) for k in ('cbs', 'schedule')}
+        schedule = own['schedule'] if callable(own['schedule']) else None
+        learn.resume(name, cbs=[*listify(own['cbs']), *cbs], schedule=schedule)
+    elif PHASES.get(kind, 'unknown') is None or kind == 'fit_head':
+        run_phase(learn, table, f'fit.{i}', cbs)
     else:
-        with_checkpoint = {} if table.get('type') == 'fit_head' else {'checkpoint': name}
-        run_phase(learn, {**table, **with_checkpoint}, f'fit.{i}', cbs)
-    done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text('')
+        run_phase(learn, {**table, 'checkpoint': name}, f'fit.{i}', cbs)
+    atomic_save(plain_data(_state(learn)), _end(folder, i))
+
+
+def _end(folder: Path, i: int) -> Path:
+    "The file of how phase `i` ended."
+    file = folder / 'runs' / f'phase{i}' / 'end.pth'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _state(learn: Any) -> dict[str, Any]:
+    "What the next phase starts from."
+    from vislearn.train.checkpoint import get_rng_state
+
+    return {
+        'model': learn.model.state_dict(),
+        'trains': [p.requires_grad for p in learn.model.parameters()],
+        'opt': learn.opt.state_dict() if learn.opt is not None else None,
+        'n_fits': learn.n_fits,
+        'loaders': [(dl.epoch, dl.seed) for dl in learn.dls],
+        'history': learn.history,
+        'rng': get_rng_state(),
+    }
+
+
+def _restored(learn: Any, folder: Path, n_phases: int) -> int:
+    "Put the learner where the last finished phase left it; how many phases are done."
+    done = [i for i in range(n_phases) if (folder / 'runs' / f'phase{i}' / 'end.pth').exists()]
+    if not done:
+        return 0
+    import torch
+
+    from vislearn.train.checkpoint import set_rng_state
+
+    state = torch.load(_end(folder, done[-1]), map_location='cpu', weights_only=True)
+    learn.model.load_state_dict(state['model'])
+    for p, trains in zip(learn.model.parameters(), state['trains']):
+        p.requires_grad_(trains)
+    learn.opt = None
+    if state['opt'] is not None:
+        learn.create_opt()
+        learn.opt.load_state_dict(state['opt'])
+    learn.n_fits = state['n_fits']
+    learn.history[:] = state['history']
+    for dl, (epoch, seed) in zip(learn.dls, state['loaders']):
+        dl.epoch, dl.seed = epoch, seed
+    set_rng_state(state['rng'])
+    print(f'phases done already: {done[-1] + 1} of {n_phases}')
+    return done[-1] + 1
 
 
 def _evaluate(learn: Any, folder: Path, tta: bool) -> None:
@@ -317,8 +404,10 @@ def show(
     config: str,  # a configuration
     python: bool = False,  # as Python, not as TOML
     set: str = '',  # changes, separated by ; or each after -o
+    imports: str = '',  # modules whose names the configuration uses; or each after --import
 ) -> None:
     "Print a configuration as it will be used."
+    _import(imports, config)
     cfg = read_config(config, [o.strip() for o in set.split(';') if o.strip()])
     check_tables(cfg)
     print(to_python(cfg) if python else to_toml(cfg), end='')
@@ -326,10 +415,12 @@ def show(
 
 def check(
     data: str,  # a folder, a .csv table, a .txt list or a configuration
+    imports: str = '',  # modules whose names the configuration uses; or each after --import
 ) -> int:  # 1 when something serious was found
     "Look at a data set: counts, sizes, damaged files, copies, and labels that do not fit."
     from vislearn.app.config import build_data
 
+    _import(imports, data)
     found = build_data(_quick(data)).check()
     print(found)
     return 0 if found.ok else 1
@@ -338,11 +429,13 @@ def check(
 def audit(
     data: str,  # a folder, a .csv table, a .txt list or a configuration
     out: Path | None = None,  # a .csv file for the table
+    imports: str = '',  # modules whose names the configuration uses; or each after --import
 ) -> None:
     "What is probably wrong with a data set: damaged files, copies, leaks between splits, odd pictures."
     from vislearn.app.config import build_data
     from vislearn.clean.audit import DataAudit
 
+    _import(imports, data)
     table = DataAudit(build_data(_quick(data))).table()
     print(table)
     if out:
@@ -350,9 +443,10 @@ def audit(
 
 
 def lr_find(
-    config: str,  # a configuration
+    data: str,  # a folder, a .csv table, a .txt list or a configuration
     out: Path = Path('lr_find.png'),  # the plot
     set: str = '',  # changes, separated by ; or each after -o
+    imports: str = '',  # modules whose names the configuration uses; or each after --import
 ) -> None:
     "Try rising learning rates, print the one that is suggested and save the plot."
     import matplotlib
@@ -360,7 +454,9 @@ def lr_find(
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    _, learn = build(read_config(config, [o.strip() for o in set.split(';') if o.strip()]))
+    _import(imports, data)
+    cfg, _ = _configuration(data, set)
+    _, learn = build(cfg)
     print(learn.lr_find())
     plt.savefig(out, bbox_inches='tight', dpi=110)
     print(f'plot: {out}')
@@ -378,6 +474,6 @@ def models(
 
 def _quick(data: str) -> dict[str, Any]:
     "A configuration that only needs to open pictures."
-    if Path(data).suffix.lower() in ('.toml', '.yaml', '.yml', '.json'):
+    if Path(data).suffix.lower() in _CONFIGS:
         return read_config(data)
     return {'data': guess_data(data) | {'item_tfms': {'type': 'Resize', 'size': 64}, 'bs': 8}}

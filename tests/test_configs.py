@@ -1,0 +1,177 @@
+"The configurations in nbs/lessons/configs, as their first lines say to run them, on drawn pictures and shortened."
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nbtools import ROOT
+
+from vislearn.app.config import build, import_module, phases, read_config, run_phase, to_python
+from vislearn.collect.samples import sample_data
+from vislearn.data.files import get_image_files
+
+CONFIGS = ROOT / 'nbs/lessons/configs'
+LABELS = ['butterfly', 'fish', 'flower', 'leaf', 'mug', 'mushroom']
+SMALL = ['learner.arch=resnet18', 'learner.pretrained=false']
+
+
+@pytest.fixture(scope='module')
+def train_set() -> Path:
+    return sample_data(n_per_class=8, size=48, clean=True)
+
+
+@pytest.fixture(scope='module')
+def valid_set() -> Path:
+    return sample_data(n_per_class=3, size=48, seed=1, clean=True)
+
+
+def vislearn(*args: object, cwd: Path, **env: object) -> str:
+    "What the command prints."
+    r = subprocess.run(
+        [sys.executable, '-m', 'vislearn', *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), **{k: str(v) for k, v in env.items()}},
+    )
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+
+def changed(*changes: str) -> list[str]:
+    "Changes as options of the command."
+    return [word for change in changes for word in ('-o', change)]
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+
+
+def test_allencv_configuration(train_set, valid_set, tmp_path):
+    args = [*SMALL, 'fit.n_epoch=6', 'data.item_tfms.0.size=32', 'data.valid_tfms.size=32']
+    vislearn(
+        'train',
+        CONFIGS / 'allencv.toml',
+        '--import',
+        'allencv_tfms',
+        *changed(*args),
+        cwd=tmp_path,
+        TRAIN_PATH=train_set,
+        VALIDATION_PATH=valid_set,
+    )
+    run = tmp_path / 'runs/catsanddogs'
+    assert [row['epoch'] for row in rows_of(run)] == list(range(6))
+    assert {'accuracy', 'valid_loss'} <= set(rows_of(run)[0])
+    best = max(row['accuracy'] for row in rows_of(run))
+    assert json.loads((run / 'evaluation.json').read_text())['accuracy'] == pytest.approx(best, abs=1e-6)
+
+
+def test_allencv_thaws_six_groups_one_each_epoch(train_set, valid_set, monkeypatch, tmp_path):
+    monkeypatch.setenv('TRAIN_PATH', str(train_set))
+    monkeypatch.setenv('VALIDATION_PATH', str(valid_set))
+    import_module('allencv_tfms', CONFIGS)
+    small = ['data.item_tfms.0.size=32', 'data.valid_tfms.size=32', 'fit.n_epoch=6', 'fit.cbs.2.fname=kept']
+    cfg = read_config(CONFIGS / 'allencv.toml', [*SMALL, *small, 'run.device=cpu'])
+    dls, learn = build(cfg)
+    learn.path = tmp_path
+    groups = learn.layer_groups()
+    learns, rates = [], []
+
+    def look(learn):
+        learns.append([group[0].requires_grad for group in groups])
+        rates.append([g['lr'] for g in learn.opt.param_groups])
+
+    from vislearn.train.events import Callback
+
+    class Look(Callback):
+        def after_batch(self, learn):
+            if learn.training and learn.iter == 0:
+                look(learn)
+
+    run_phase(learn, phases(cfg)[0], cbs=[Look()])
+    assert [sum(o) for o in learns] == [1, 2, 3, 4, 5, 6] and learns[0][-1]
+    of_group = sorted(set(rates[-1]))
+    assert all(a / b == pytest.approx(0.38) for a, b in zip(of_group, of_group[1:])) and len(of_group) == 6
+    assert max(rates[1]) > max(rates[0]) and max(rates[1]) > max(rates[2]) > max(rates[5])  # the slanted triangle
+    assert 'ChannelShuffle' in repr(dls.train.item_tfms) and 'ChannelShuffle' not in repr(dls.valid.item_tfms)
+
+
+def test_flash_configuration_and_its_strategies(tmp_path):
+    posters = sample_data('scenes', n_per_class=8, size=48, clean=True)
+    labels = json.dumps(LABELS)
+    args = [*SMALL, f'data.label_col={labels}', f'data.y_block.vocab={labels}', 'data.item_tfms.size=32']
+    vislearn('train', CONFIGS / 'flash.toml', *changed(*args, 'fit.n_epoch=2'), cwd=tmp_path, POSTERS=posters)
+    run = tmp_path / 'runs/posters'
+    assert {'f1_score', 'accuracy_multi'} <= set(rows_of(run)[0]) and len(rows_of(run)) == 2
+    picture = next((posters / 'val').glob('*.jpg'))
+    record = json.loads(vislearn('predict', run / 'export.pkl', picture, cwd=tmp_path).splitlines()[0])
+    assert set(record['labels']) == {k for k, p in record['probs'].items() if p > 0.25}
+    strategies = {'freeze': '{0="head"}', 'no_freeze': '{0="all"}', 'milestones': '{0="head", 1=-2, 2="all"}'}
+    os.environ['POSTERS'] = str(posters)
+    for name, plan in strategies.items():
+        changes = [*args, f'fit.cbs.plan={plan}', 'fit.n_epoch=1', 'run.device=cpu']
+        _, learn = build(read_config(CONFIGS / 'flash.toml', changes))
+        run_phase(learn, phases(read_config(CONFIGS / 'flash.toml', changes))[0])
+        learns = [group[0].requires_grad for group in learn.layer_groups()]
+        assert all(learns) if name == 'no_freeze' else learns == [False] * (len(learns) - 1) + [True], name
+
+
+@pytest.fixture(scope='module')
+def flowers(train_set, valid_set, tmp_path_factory) -> Path:
+    "Lists of `file number` lines."
+    folder = tmp_path_factory.mktemp('flowers')
+    for name, pictures in (('train', train_set), ('val', valid_set)):
+        (folder / name).symlink_to(pictures)
+        files = sorted(get_image_files(pictures))
+        lines = [f'{name}/{f.parent.name}/{f.name} {LABELS.index(f.parent.name)}\n' for f in files]
+        (folder / f'{name}_list.txt').write_text(''.join(lines))
+        with open(folder / f'{name}.csv', 'w', newline='') as out:
+            table = [(f'{name}/{f.parent.name}/{f.name}', LABELS.index(f.parent.name)) for f in files]
+            csv.writer(out).writerows([('file', 'label'), *table])
+    return folder
+
+
+def test_paddleclas_configuration(flowers, tmp_path):
+    short = ['data.item_tfms.size=32', 'fit.1.n_epoch=3', 'data.bs=8', 'learner.arch=mobilenetv3_small_050']
+    args = ['train', CONFIGS / 'paddleclas.toml', *changed(*short)]
+    said = vislearn(*args, '-o', 'learner.pretrained=false', cwd=tmp_path, FLOWERS=flowers)
+    assert '[Train][Epoch 1/3][Iter:' in said or '[Eval][Epoch 3/3]' in said
+    run = tmp_path / 'runs/flowers102'
+    whole = rows_of(run)
+    assert len(whole) == 3
+    for file in (run / 'runs/phase1/end.pth', run / 'export.pkl'):  # as if it had been stopped before its last words
+        file.unlink()
+    vislearn(*args, '--resume', cwd=tmp_path, FLOWERS=flowers)
+    assert (run / 'export.pkl').exists()
+    report = json.loads(vislearn('evaluate', run / 'export.pkl', flowers / 'val.csv', '--json-only', cwd=tmp_path))
+    assert report['items'] == 18 and report['accuracy'] == pytest.approx(whole[-1]['accuracy'], abs=1e-6)
+    picture = next((flowers / 'val/mug').glob('*.jpg'))
+    record = json.loads(vislearn('predict', run / 'export.pkl', picture, cwd=tmp_path).splitlines()[0])
+    assert record['label'] in range(6)
+
+
+@pytest.mark.parametrize('name', ['allencv', 'flash', 'paddleclas'])
+def test_python_of_a_configuration_gives_the_same_first_batch(name, train_set, valid_set, flowers, monkeypatch):
+    monkeypatch.setenv('TRAIN_PATH', str(train_set))
+    monkeypatch.setenv('VALIDATION_PATH', str(valid_set))
+    monkeypatch.setenv('FLOWERS', str(flowers))
+    monkeypatch.setenv('POSTERS', str(sample_data('scenes', n_per_class=8, size=48, clean=True)))
+    import_module('allencv_tfms', CONFIGS)
+    labels = json.dumps(LABELS)
+    changes = {
+        'allencv': ['data.item_tfms.0.size=32', 'data.valid_tfms.size=32'],
+        'flash': [f'data.label_col={labels}', f'data.y_block.vocab={labels}', 'data.item_tfms.size=32'],
+        'paddleclas': ['data.item_tfms.size=32'],
+    }
+    cfg = read_config(CONFIGS / f'{name}.toml', [*SMALL, *changes[name], 'run.device=cpu'])
+    dls, learn = build(cfg)
+    names: dict = {}
+    exec(to_python({k: v for k, v in cfg.items() if k != 'fit'}), names)
+    (xb, yb), (again, labels_again) = dls.train.one_batch(), names['dls'].train.one_batch()
+    assert (xb == again).all() and (yb == labels_again).all()
+    assert learn.validate()[0] == names['learn'].validate()[0]
