@@ -62,6 +62,49 @@ def test_killed_run_goes_on_to_the_same_end(pictures, tmp_path):
         assert (tmp_path / 'whole' / name).stat().st_size > 50, name
 
 
+TWO_PHASES = """
+[data]
+path = "pictures"
+valid_pct = 0.2
+seed = 1
+bs = 8
+item_tfms = {type = "Resize", size = 32}
+batch_tfms = "Flip"
+device = "cpu"
+[learner]
+arch = "resnet18"
+pretrained = false
+metrics = "accuracy"
+[[fit]]
+type = "fit_one_cycle"
+n_epoch = 2
+[[fit]]
+type = "freeze"
+[[fit]]
+type = "fit"
+n_epoch = 1
+[run]
+seed = 3
+name = "two"
+"""
+
+
+def test_a_run_stopped_between_two_phases_goes_on_to_the_same_end(pictures, tmp_path):
+    (tmp_path / 'pictures').symlink_to(pictures)
+    (tmp_path / 'two.toml').write_text(TWO_PHASES)
+    assert run('train', 'two.toml', cwd=tmp_path).returncode == 0
+    whole, folder = history(tmp_path / 'runs/two'), tmp_path / 'runs/two'
+    assert [row['epoch'] for row in whole] == [0, 1, 0]
+    assert 'resnet18' in next(folder.glob('*.md')).read_text()
+    shutil.rmtree(folder / 'runs/phase1')
+    shutil.rmtree(folder / 'runs/phase2')
+    lines = (folder / 'log.jsonl').read_text().splitlines(keepends=True)
+    (folder / 'log.jsonl').write_text(''.join(lines[:2]))
+    again = run('train', 'two.toml', '--resume', cwd=tmp_path)
+    assert again.returncode == 0 and 'phases done already: 1 of 3' in again.stdout, again.stderr
+    assert history(folder) == whole
+
+
 def test_a_run_is_not_overwritten_by_accident(pictures, tmp_path):
     (tmp_path / 'runs/pictures').mkdir(parents=True)
     (tmp_path / 'runs/pictures/config.toml').write_text('')

@@ -158,7 +158,7 @@ def train(
     lr: str | None = None,  # learning rate, or auto to search for it
     seed: int = 42,
     set: str = '',  # changes of a configuration, separated by ; or each after -o: -o fit.epochs=3
-    imports: str = '',  # modules, or .py files here or beside the configuration, whose names it uses; or each after --import
+    imports: str = '',  # modules (or .py files, also beside the configuration) that it names; or each after --import
     time_limit: str | None = None,  # such as 10m: plan the epochs so that training ends in time
     tta: bool = False,  # also evaluate with test-time augmentation
     resume: bool = False,  # go on with the run in the folder
@@ -260,7 +260,6 @@ def _run(
     dry_run: bool,
 ) -> None:
     "Build, train, evaluate, export, report."
-    from vislearn.app.report import write_report
     from vislearn.train.loggers import CSVLogger, JSONLogger
     from vislearn.train.steps import ShortEpochCallback, TimeLimit
 
@@ -273,7 +272,7 @@ def _run(
     tables = phases(cfg)
     if not resume:
         _plan(learn, tables, lr, time_limit)
-    cbs: list[Any] = [CSVLogger(append=resume), JSONLogger('log.jsonl', append=resume)]
+    cbs: list[Any] = [CSVLogger(append=True), JSONLogger('log.jsonl', append=True)]
     if time_limit:
         cbs.append(TimeLimit(0.9 * seconds(time_limit) - (time.monotonic() - start)))
     if dry_run:
@@ -283,15 +282,20 @@ def _run(
     for i, table in enumerate(tables[done:], done):
         _phase(learn, table, i, folder, cbs, resume)
     _evaluate(learn, folder, tta)
+    _finish(learn, folder, cfg, found, time.monotonic() - start)
+
+
+def _finish(learn: Any, folder: Path, cfg: Mapping[str, Any], found: Any, took: float) -> None:
+    "Write the model, its card and the report."
+    from vislearn.app.report import write_report
+
     model = learn.export('export.pkl', card=True)
-    names = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
-    report = write_report(
-        learn, folder / 'report.html', names, f'Trained with vislearn in {time.monotonic() - start:.0f} s', found
-    )
+    title = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
+    report = write_report(learn, folder / 'report.html', title, f'Trained with vislearn in {took:.0f} s', found)
     print(f'model:  {model}\nreport: {report}')
 
 
-def _plan(learn: Any, tables: Sequence[dict[str, Any]], lr: str | None, time_limit: str | None) -> None:
+def _plan(learn: Any, tables: list[dict[str, Any]], lr: str | None, time_limit: str | None) -> None:
     "Fill in the rate and the epochs that are to be found out."
     if lr == 'auto':
         found = learn.lr_find(show_plot=False)
