@@ -143,3 +143,30 @@ def test_bs_of_other_kinds(pictures, df, bs):
 def test_bs_that_is_no_number_of_pictures(pictures, df, bs):
     with pytest.raises((TypeError, ValueError), match='bs is a whole number'):
         ImageDataLoaders.from_df(df, pictures, fn_col=1, label_col=0, suff='.png', bs=bs, item_tfms=Resize(8))
+
+
+def test_get_x_is_called_with_names_and_paths_too(pictures):
+    "Also where the items are texts, which could be opened themselves; other pictures are opened as they are."
+    files = sorted(pictures.rglob('*.png'))
+    names = [f.relative_to(pictures).as_posix() for f in files]
+    db = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_x=lambda name: pictures / name,
+        get_y=lambda name: name.split('/')[0],
+        splitter=RandomSplitter(seed=0),
+        item_tfms=Resize(32),
+    )
+    dls = db.dataloaders(names, bs=8, seed=0, num_workers=0, device='cpu', bad_images='raise')
+    learn = Learner(dls, tiny_net(), default_cbs=False)
+    want = learn.get_preds(dl=dls.test_dl(names))[0]
+    assert torch.equal(learn.get_preds(dl=dls.test_dl([f.read_bytes() for f in files]))[0], want)
+    for item in (names[0], files[0], files[0].read_bytes()):
+        torch.testing.assert_close(learn.predict(item)[2], want[0], rtol=1e-4, atol=1e-5)
+    swapped = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_x=lambda f: f.parent.parent / 'red' / files[-1].name,
+        get_y=lambda f: f.parent.name,
+        item_tfms=Resize(32),
+    ).dataloaders(files, bs=4, seed=0, num_workers=0, device='cpu')
+    first = swapped.train_ds[0][0]
+    assert all(torch.equal(x, first) for x, _ in swapped.train_ds)

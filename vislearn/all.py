@@ -81,7 +81,6 @@ from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
 from vislearn.data.block import (
     CategoryBlock,
     DataBlock,
-    Datasets,
     ImageBlock,
     MultiCategoryBlock,
     PointBlock,
@@ -96,6 +95,17 @@ from .data.image import PILImage, PILImageBW, open_image, to_pil, to_thumb
 from .data.labels import AttrGetter, ColReader, ItemGetter, RegexLabeller, parent_label, using_attr
 from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize, cifar_stats, imagenet_stats, mnist_stats
+from vislearn.data.pipelines import (
+    Categorize,
+    Datasets,
+    EncodedMultiCategorize,
+    IntToFloatTensor,
+    MultiCategorize,
+    OneHotEncode,
+    RegressionSetup,
+    TfmdLists,
+    ToTensor,
+)
 from .data.policies import AugMix, AutoAugment, Cutout, GridMask, HideAndSeek, RandAugment, TrivialAugment
 from vislearn.data.resize import (
     CropPad,

@@ -633,16 +633,8 @@ OTHER_TASKS: dict[str, str] = {  # fastai's name -> what it is for
 }
 
 OTHER_WAYS: dict[str, str] = {  # fastai's name -> what to use instead
-    'TfmdLists': 'DataBlock(...).datasets(items), or Datasets; each side of a sample has its own transforms',
     'TfmdDL': 'Loader',
     'DataLoader': 'Loader, or torch.utils.data.DataLoader for data of your own',
-    'Categorize': 'CategoryBlock(vocab=...), or the target object Category(vocab)',
-    'MultiCategorize': 'MultiCategoryBlock(vocab=...), or the target object MultiCategory(vocab)',
-    'OneHotEncode': 'MultiCategoryBlock, whose targets are one-hot',
-    'EncodedMultiCategorize': 'MultiCategoryBlock(encoded=True, vocab=...)',
-    'RegressionSetup': 'RegressionBlock',
-    'ToTensor': 'nothing: pictures are opened as tensors',
-    'IntToFloatTensor': 'nothing: batches become floats by themselves',
     'TensorCategory': 'a plain tensor; dls.target decodes it',
     'TensorMultiCategory': 'a plain tensor; dls.target decodes it',
     'TensorPoint': 'a plain tensor (n,2) in -1..1; PointBlock',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ImageBlock', 'TargetBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'PointBlock', 'RawDataset',
-           'Datasets', 'DataBlock']
+           'SplitSets', 'DataBlock']
 
 # %% ../../nbs/data/23_block.ipynb #f4322473
 import copy
@@ -168,20 +168,14 @@ class RawDataset:
         return len(self.items)
 
 
-class Datasets:
-    "The data sets of a split: training first, then validation."
+class SplitSets:
+    "The data sets of a split, training first, then validation: what `DataBlock.datasets` makes."
 
     def __init__(
         self,
-        *sets: Dataset | RawDataset,
+        sets: Sequence[Dataset | RawDataset],
         block: 'DataBlock | None' = None,  # what made them; its batch transforms are used by `dataloaders`
     ):
-        for o in sets:
-            if not isinstance(o, (Dataset, RawDataset)):
-                raise TypeError(
-                    f'Datasets holds data sets, got {brief_item(o)}. What fastai writes as Datasets(items, tfms) '
-                    'is a DataBlock here: DataBlock(blocks, get_x=..., get_y=..., splitter=...).datasets(items)'
-                )
         self.sets = list(sets)
         self.block = block
 
@@ -200,11 +194,16 @@ class Datasets:
         "The labels in order."
         return self.train.vocab
 
-    def __getitem__(self, i: int):
-        return self.sets[i]
+    def __getitem__(self, i: int) -> tuple:
+        position = i + len(self) if i < 0 else i
+        for ds in self.sets:
+            if 0 <= position < len(ds):
+                return ds[position]
+            position -= len(ds)
+        raise IndexError(f'there is no item {i} among {len(self)}')
 
     def __len__(self):
-        return len(self.sets)
+        return sum(map(len, self.sets))
 
     @did_you_mean
     def dataloaders(
@@ -376,7 +375,7 @@ class DataBlock:
     def datasets(
         self,
         source: Any,  # what get_items takes: a folder, a table, a list
-    ) -> Datasets:
+    ) -> SplitSets:
         "Items, split and labelled; every label is computed and checked here."
         items = source_items(source, self.get_items)
         n = len(items)
@@ -386,12 +385,12 @@ class DataBlock:
         rows = rows_of(items)
         parts = [taken(rows, split) for split in splits]
         if not self.blocks:
-            return Datasets(*(RawDataset(part, self.get_x, self.get_y) for part in parts))
+            return SplitSets([RawDataset(part, self.get_x, self.get_y) for part in parts])
         if self.get_y is None:
             raise ValueError(
                 'labels need get_y, a function from an item to its label (parent_label takes the folder name)'
             )
-        return Datasets(*self._labelled(parts), block=self)
+        return SplitSets(self._labelled(parts), block=self)
 
     def _labelled(self, parts: list[Sequence[Any]]) -> list[Dataset]:
         "A data set for each part; the first one sets up the target."

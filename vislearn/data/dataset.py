@@ -26,11 +26,19 @@ from .show import show_image
 from .targets import Target, Vocab
 
 # %% ../../nbs/data/17_dataset.ipynb #15f88954
+_kinds: tuple[Any, ...] = ((str, os.PathLike), (bytes, bytearray), Image.Image, np.ndarray, torch.Tensor)
+
+
+def _kind_of(o: Any) -> int:
+    "Which kind of picture `o` is: a position in `_kinds`, -1 for what is none."
+    return next((i for i, kind in enumerate(_kinds) if isinstance(o, kind)), -1)
+
+
 def is_picture(
     o: Any,
 ) -> bool:
     "Can `o` be opened as a picture as it is: a path, bytes, a Pillow picture, an array or a tensor?"
-    return isinstance(o, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, torch.Tensor))
+    return _kind_of(o) >= 0
 
 
 def is_row(
@@ -170,6 +178,7 @@ class Dataset:
         self.bad_images = bad_images
         self.max_bad = max_bad
         self.bad: dict[int, tuple[str, str]] = {}  # reason and kind of each position that could not be used
+        self._item_kind: int | None = None  # of the items that `get_x` was written for, once it is asked for
         if y is not None and len(y) != len(self.items):
             raise ValueError(f'{len(self.items)} items but {len(y)} labels')
 
@@ -184,9 +193,7 @@ class Dataset:
     ) -> Any:
         "What item `i` is opened from."
         o = self.items[i]
-        if is_picture(o):
-            return o
-        if self.get_x is not None:
+        if self.get_x is not None and (not is_picture(o) or _kind_of(o) == self._kind_of_items()):
             return self.get_x(o)
         if is_row(o):
             raise TypeError(
@@ -194,6 +201,12 @@ class Dataset:
                 "give the files, such as df['name'], or make the loaders with from_df or get_x=ColReader('name')"
             )
         return o
+
+    def _kind_of_items(self) -> int | None:
+        "Which kind of picture `get_x` takes: what kind the items are, or were that this set was made from."
+        if self._item_kind is None and len(self):
+            self._item_kind = _kind_of(self.items[0])
+        return self._item_kind
 
     def sources(self) -> list[Any]:
         "What the items are opened from, where that is known without opening them; else an empty list."
@@ -242,7 +255,7 @@ class Dataset:
         name: str | None = None,
     ) -> 'Dataset':
         "A data set like this one with other items (and their labels) or transforms; with these it has no cache."
-        return Dataset(
+        ds = Dataset(
             self.items if items is None else items,
             self.y if items is None else y,
             self.target,
@@ -253,6 +266,8 @@ class Dataset:
             bad_images=self.bad_images,
             max_bad=self.max_bad,
         )
+        ds._item_kind = None if self.get_x is None else self._kind_of_items()
+        return ds
 
     @property
     def bad_files(self) -> L:
