@@ -306,8 +306,10 @@ class TrainLoop(CallbackHost):
         if old is None or reset:
             self.create_opt()
             return
-        params = [p for g in self.param_groups() for p in g['params']]
         known = {id(p) for g in old.param_groups for p in g['params']}
+        if known.issuperset(map(id, self.model.parameters())):
+            return
+        params = [p for g in self.param_groups() for p in g['params']]
         if known.issuperset(map(id, params)):
             return
         if old is not self._made_opt:
