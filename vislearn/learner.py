@@ -40,6 +40,7 @@ from vislearn.deploy.bundle import (
 from .deploy.card import model_card
 from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
+from .distrib import barrier, is_main, together, world_size
 from .interpret.results import show_results
 from .io import writable
 from .models.create import create_model
@@ -58,6 +59,7 @@ from .train.metrics import best_thresholds
 from .train.optim import Adam, get_opt_func, lr_list, make_groups, set_hyper
 from .train.progress import ProgressCallback
 from .train.randomness import OwnRandom
+from .train.ranks import begin_alike, check_same_data, rate_factor
 from .train.recorder import Recorder
 from .train.safety import torch_switches
 from .train.saving import load_model, model_file, save_model
@@ -393,6 +395,7 @@ class Learner(TrainLoop):
         args: dict[str, Any] = dict(n_epoch=n_epoch, lr=lr, wd=wd, reset_opt=reset_opt, start_epoch=start_epoch)
         with under_way(self, Call('fit', args | dict(schedule=schedule, lr_decay=lr_decay)), cbs, checkpoint):
             lrs = lr_list(self.lr if lr is None else lr, len(self.layer_groups()), lr_decay)
+            lrs = [o * self.lr_scale for o in lrs]
             if self.resuming is None or self.phase >= self.resuming['phase']:
                 self.prepare_opt(reset=reset_opt)
                 if wd is not None:
@@ -696,8 +699,11 @@ class Learner(TrainLoop):
             raise TypeError(f'export writes to a file and takes its name, got a {type(fname).__name__}')
         wanted = Path(self.path) / fname
         file = writable(wanted.parent) / wanted.name
+        text = self.card(file.name) if card else ''  # all processes judge for it
+        if not is_main():
+            return file
         if card:
-            file.with_suffix('.md').write_text(self.card(file.name), encoding='utf-8')
+            file.with_suffix('.md').write_text(text, encoding='utf-8')
         dl = self.dls.valid
         return save_bundle(
             file,
@@ -744,6 +750,8 @@ class Learner(TrainLoop):
 
         wanted = Path(self.path) / fname
         file = writable(wanted.parent) / wanted.name
+        if not is_main():
+            return file
         valid, train = self.dls.valid.dataset, self.dls.train.dataset
         write_onnx(
             self._kept_predictor(self),
@@ -790,6 +798,43 @@ class Learner(TrainLoop):
     def final_record(self) -> list[Any]:
         "The last row of the history: training loss, validation loss, metrics."
         return [v for k, v in self.history[-1].items() if k not in ('epoch', 'time')] if self.history else []
+
+    # in several processes
+
+    @contextmanager
+    def distrib_ctx(
+        self,
+        sync_bn: bool = True,  # BatchNorm statistics of the whole batch, where they move
+        scale_lr: str | None = None,  # 'linear' or 'sqrt': `bs` pictures in each process, and rates to match
+    ) -> Iterator['Learner']:
+        """Work together with the other processes that `torchrun` started, for the time of a `with` block.
+
+        They share each batch, so that the result is that of one process; rank 0 prints and writes files. All call the
+        same methods in the same order. In a program that was not started several times it changes nothing.
+        """
+        with together():
+            if world_size() == 1:
+                yield self
+                return
+            before = self._dls, self.sync_bn, self.lr_scale
+            try:
+                self._share_work(sync_bn, scale_lr)
+                yield self
+                barrier()  # until rank 0 has written its files
+            finally:
+                self._dls, self.sync_bn, self.lr_scale = before
+
+    def _share_work(self, sync_bn: bool, scale_lr: str | None) -> None:
+        check_same_data(self.dls)
+        self.sync_bn = sync_bn
+        if scale_lr is not None:
+            self.lr_scale = rate_factor(scale_lr, world_size())
+            self._dls = self.dls.view()
+            for dl in self._dls:
+                dl.bs *= world_size()
+        if self.device.type == 'cuda' and hasattr(self.dls, 'to'):
+            self.dls.to(torch.device('cuda', torch.cuda.current_device()))
+        begin_alike(self)
 
     # how it computes, and what it says
 

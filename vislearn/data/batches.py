@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core import Pipeline, Transform, item_rng, own_state, set_seed
-from .augment import Fused, fuse
+from .augment import Fused, Rows, fuse
 from .dataset import Dataset, brief_item
 from .decode import ImageError
 from .normalize import to_float
@@ -40,11 +40,12 @@ class BatchPipeline(Pipeline):
         xb: torch.Tensor,  # (bs,3,h,w) uint8 or float 0-1
         rng: torch.Generator | None = None,
         trail: list[torch.Tensor] | None = None,  # given the matrices of the steps that move pixels
+        rows: Rows | None = None,  # which pictures of a larger batch these are, for which random numbers are drawn
     ) -> torch.Tensor:  # (bs,3,h,w) float
         "`xb` as floats after every step."
         for t in self._steps:
             try:
-                xb = _step(t, xb, rng, trail)
+                xb = _step(t, xb, rng, trail, rows)
             except Exception as e:
                 e.add_note(f'in the batch transform {t!r}, given a batch {tuple(xb.shape)}')
                 raise
@@ -69,9 +70,9 @@ class BatchPipeline(Pipeline):
         return BatchPipeline(super().valid().tfms)
 
 
-def _step(t: Any, xb: torch.Tensor, rng: torch.Generator | None, trail: list | None) -> torch.Tensor:
+def _step(t: Any, xb: torch.Tensor, rng: torch.Generator | None, trail: list | None, rows: Rows | None) -> torch.Tensor:
     if isinstance(t, Fused):
-        return t(xb, rng, trail)
+        return t(xb, rng, trail, rows)
     if not isinstance(t, Transform):
         return t(to_float(xb))
     return own_state(t)(to_float(xb) if t.uses_encodes else xb, rng)
@@ -138,8 +139,9 @@ def load_to_send(
     seed: int,
 ) -> tuple[list[int], dict[int, tuple[str, str]], list[np.ndarray]]:
     "What `load_batch` gives, with arrays in the order in which they lie in memory."
-    first = item_rng(seed, epochs[0], idxs[0])
-    set_seed(first.randrange(2**32))
+    if idxs:
+        first = item_rng(seed, epochs[0], idxs[0])
+        set_seed(first.randrange(2**32))
     read, bad, batch = load_batch(dataset, idxs, epochs, seed)
     arrays = []
     for o in batch:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fastcore.foundation import L
@@ -32,6 +32,7 @@ from vislearn.core import (
     keep_memory,
     suggest,
 )
+from .augment import Rows
 from .batches import BatchPipeline, Loaded, from_sent, load_batch, load_to_send
 from .check import Part, Report, data_report
 from .dataset import Dataset, as_items, brief_item, encode_labels
@@ -41,14 +42,15 @@ from .preview import draw_pictures, early_pictures, trace_item
 from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
 from .workers import Workers
+from ..distrib import local_world_size, shares
 from ..progress import echo
 from ..table import write_csv
 
 # %% ../../nbs/data/20_loaders.ipynb #cbc88d7d
 def default_workers() -> int:
-    "Threads that read pictures: one per processor this program may use, 8 at most."
+    "Threads that read pictures: one per processor this program may use, 8 at most; processes of one run share them."
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(8, n)
+    return min(8, max(1, n // local_world_size()))
 
 
 class Threads:
@@ -98,6 +100,23 @@ def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
         )
     if dataset.cache is not None:
         raise TypeError('a cache keeps pictures in another size, and the labels are points in pixels: leave out cache=')
+
+
+class _Job(NamedTuple):
+    "A batch to be read, or the part of it that this process has."
+
+    number: int  # of the batch in its epoch
+    idxs: list[int]  # positions of the items
+    epoch: int
+    start: int  # of the part in the batch
+    n: int  # items in the whole batch
+
+    def rows(self, loaded: Loaded) -> Rows | None:
+        "Which pictures of the batch were read; None where it is all of them."
+        if len(loaded.read) == self.n:
+            return None
+        here = [k for k, i in enumerate(self.idxs, self.start) if i not in loaded.bad]
+        return Rows(here, self.n)
 
 
 _of_parent: list[Any] = []  # threads and processes of the process that this one was copied from: kept, never ended here
@@ -227,11 +246,12 @@ class Loader:
         batch: tuple[torch.Tensor, ...],  # what `load` gave
         epoch: int = 0,
         number: int = 0,  # of the batch in its epoch
+        rows: Rows | None = None,  # which pictures of the batch these are, where some are not here
     ) -> tuple[torch.Tensor, ...]:
         "`batch` on the device, after the batch transforms."
         xb, *yb = (o.to(self.device, non_blocking=True) for o in batch)
         trail: list[torch.Tensor] | None = [] if self.dataset.moves else None
-        xb = self.batch_tfms(xb, batch_rng(self.seed, epoch, number), trail)
+        xb = self.batch_tfms(xb, batch_rng(self.seed, epoch, number), trail, rows)
         if trail and yb:
             yb = [move_points(yb[0], reduce(torch.matmul, trail).inverse())]
         return xb, *yb
@@ -242,19 +262,39 @@ class Loader:
         batch: int = 0,  # the first batch to give
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         "The batches of an epoch from `batch` on."
+        return (o for o in self.iter_share(epoch, batch) if len(o[0]))
+
+    def iter_share(
+        self,
+        epoch: int,  # its order and random numbers
+        batch: int = 0,  # the first batch to give
+        rank: int = 0,  # the process that asks
+        world: int = 1,  # processes that share each batch
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        "One process's part of each batch from `batch` on; it is empty where no picture is left for this process."
         if self.device.type == 'cpu':
             keep_memory()
-        order = self.order(epoch)
-        jobs = [(i, order[i * self.bs : (i + 1) * self.bs], epoch) for i in range(batch, len(self))]
+        jobs = self._jobs(epoch, batch, rank, world)
         given = self.read = []
         batches = self._loaded(jobs)  # may turn to threads where processes are not possible
         finishes = self._finishes
-        for number, loaded in enumerate(batches, batch):
+        for job, loaded in zip(jobs, batches):
             if loaded.bad:
                 self.dataset.note_bad(loaded.bad)
             given += loaded.read
-            if loaded.read:
-                yield loaded.batch if finishes else self.to_device(loaded.batch, epoch, number)
+            yield loaded.batch if finishes or not loaded.read else self._finished(job, loaded)
+
+    def _jobs(self, epoch: int, batch: int, rank: int, world: int) -> list[_Job]:
+        order = self.order(epoch)
+        jobs = []
+        for i in range(batch, len(self)):
+            idxs = order[i * self.bs : (i + 1) * self.bs]
+            start, stop = shares(len(idxs), world)[rank]
+            jobs.append(_Job(i, idxs[start:stop], epoch, start, len(idxs)))
+        return jobs
+
+    def _finished(self, job: _Job, loaded: Loaded) -> tuple[torch.Tensor, ...]:
+        return self.to_device(loaded.batch, job.epoch, job.number, job.rows(loaded))
 
     def __iter__(self):
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -267,27 +307,28 @@ class Loader:
         in_threads = self.num_workers > 0 and self.workers == 'thread'
         return in_threads and self.device.type == 'cpu' and self.batch_tfms.repeatable
 
-    def _loaded(self, jobs: list[tuple[int, list[int], int]]) -> Iterator[Loaded]:
-        "The batches of `jobs`, each (number, positions, epoch), in their order."
+    def _loaded(self, jobs: list[_Job]) -> Iterator[Loaded]:
+        "The batches of `jobs`, in their order."
         if is_copied_process(self._pid):
             _of_parent.extend([self._threads, self._procs])
             self._threads, self._procs, self._pid = None, None, os.getpid()
         if self.num_workers == 0:
-            return (self._prepare(*job) for job in jobs)
+            return (self._prepare(job) for job in jobs)
         if self.workers == 'process' and self._can_use_processes():
             return self._from_processes(jobs)
         if self._threads is None or self._threads.n != self.num_workers:
             self._threads = Threads(self.num_workers)
-        return self._threads.run(self._prepare, jobs)
+        return self._threads.run(self._prepare, ((job,) for job in jobs))
 
-    def _prepare(self, number: int, idxs: list[int], epoch: int) -> Loaded:
+    def _prepare(self, job: _Job) -> Loaded:
         "What a thread does with a batch."
-        loaded = _pinned(load_batch(self.dataset, idxs, [epoch] * len(idxs), self.seed), self.device)
+        epochs = [job.epoch] * len(job.idxs)
+        loaded = _pinned(load_batch(self.dataset, job.idxs, epochs, self.seed), self.device)
         if self._finishes and loaded.read:
-            return loaded._replace(batch=self.to_device(loaded.batch, epoch, number))
+            return loaded._replace(batch=self._finished(job, loaded))
         return loaded
 
-    def _from_processes(self, jobs: list[tuple[int, list[int], int]]) -> Iterator[Loaded]:
+    def _from_processes(self, jobs: list[_Job]) -> Iterator[Loaded]:
         "Batches read by processes, which are started again when the data set or its transforms were changed."
         held = (self.dataset, self.dataset.item_tfms)
         if self._procs is not None and self._held != held:
@@ -296,7 +337,7 @@ class Loader:
         if self._procs is None:
             self._held = held
             self._procs = Workers(load_to_send, self.dataset, self.num_workers)
-        sent = ((idxs, [epoch] * len(idxs), self.seed) for _, idxs, epoch in jobs)
+        sent = ((job.idxs, [job.epoch] * len(job.idxs), self.seed) for job in jobs)
         for answer in self._procs.run(sent, lambda job: [brief_item(self.items[i]) for i in job[0]]):
             yield _pinned(from_sent(answer), self.device)
 

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from ..core import suggest
+from ..distrib import from_rank0, gather, is_main, rank, world_size
 from ..io import atomic_save, plain_data, replacing, writable
 from ..progress import echo
 from ..table import write_csv
 from .events import Callback
+from .ranks import summed_gradients
 from .tracking import TrackerCallback
 
 # %% ../../nbs/train/17_checkpoint.ipynb #b15ba8de
@@ -56,6 +58,7 @@ def run_state(
 ) -> dict[str, Any]:
     "Where a run is, as plain data, except for the state of callbacks."
     params = [*learn.model.parameters()]
+    rng = get_rng_state()
     return {
         'phase': learn.phase,
         'position': position,
@@ -64,12 +67,12 @@ def run_state(
         'opt': learn.opt.state_dict(),
         'scaler': learn.scaler.state_dict(),
         'requires_grad': [p.requires_grad for p in params],
-        'grads': [p.grad for p in params] if learn.unstepped else None,
+        'grads': summed_gradients(params) if learn.unstepped else None,
         'unstepped': learn.unstepped,
         'smooth': vars(learn.smooth_loss),
         'loaders': [_loader_state(dl, i == 0 and position[1] > 0) for i, dl in enumerate(learn.dls)],
         'history': learn.history,
-        'rng': get_rng_state(),
+        'rng': rng if world_size() == 1 else {'ranks': gather(rng)},
     }
 
 
@@ -96,7 +99,8 @@ def restore_run(
     params = [*learn.model.parameters()]
     for p, requires_grad in zip(params, state['requires_grad']):
         p.requires_grad_(requires_grad)
-    for p, grad in zip(params, state['grads'] or ()):
+    grads = state['grads'] if is_main() else None  # a sum over all processes, of which one holds it
+    for p, grad in zip(params, grads or ()):
         p.grad = None if grad is None else grad.to(p.device)
     vars(learn.smooth_loss).update(state['smooth'])
     if learn.smooth_loss.total is not None:
@@ -177,11 +181,16 @@ class Checkpoint(Callback):
         if self.track.monitor in learn.row:
             self.track.after_epoch(learn)
         self.save(learn, (learn.epoch + 1, 0))
+        if is_main():
+            self._write_rest(learn.history)
+
+    def _write_rest(self, rows: list[dict]) -> None:
+        "What is kept beside `last.pth`."
         if self.track.new_best:
             self._copy_last('best.pth')
-        self._write_table(learn.history)
+        self._write_table(rows)
         if self.keep:
-            self._copy_last(f'epoch_{len(learn.history) - 1}.pth')
+            self._copy_last(f'epoch_{len(rows) - 1}.pth')
             self._remove_old()
 
     def _write_table(self, rows: list[dict]) -> None:
@@ -206,8 +215,8 @@ class Checkpoint(Callback):
             file.unlink()
 
     def after_cancel_fit(self, learn):
-        if not learn.interrupted or learn.mid_batch:
-            return  # no run can be resumed within a batch; the checkpoint before it is used
+        if not learn.interrupted or learn.mid_batch or world_size() > 1:
+            return  # a run cannot be resumed within a batch, or where processes disagree: the checkpoint before is used
         try:
             self.save(learn, learn.position)
         except OSError as e:
@@ -220,8 +229,10 @@ class Checkpoint(Callback):
         learn: Any,
         position: tuple[int, int],  # epoch, and batches done in it
     ) -> Path:
-        "Write `last.pth`."
-        return atomic_save(plain_data(self.state(learn, position)), self.folder / 'last.pth')
+        "Write `last.pth`; of several processes, which all call this, the first one does."
+        state = self.state(learn, position)
+        file = self.folder / 'last.pth'
+        return atomic_save(plain_data(state), file) if is_main() else file
 
     def state(
         self,
@@ -243,7 +254,8 @@ class Checkpoint(Callback):
         restore_run(learn, state)
         self.track.load_state_dict(state['track'])
         _restore_cbs(learn.cbs, state['cbs'])
-        self.pending_rng = state['rng']
+        by_rank = state['rng'].get('ranks', [state['rng']])
+        self.pending_rng = by_rank[rank() % len(by_rank)]
 
     # Starting the loader must not use up the random numbers of a batch, but those of an epoch are needed at its start.
     def before_train(self, learn):
@@ -270,7 +282,11 @@ def read_run(
     name: str | Path,  # of the run
     which: str = 'last',  # 'last', 'best' or 'epoch_N'
 ) -> dict[str, Any]:
-    "A checkpoint as plain data; no code in it is run."
+    "A checkpoint as plain data; no code in it is run. Of several processes rank 0 reads it."
+    return from_rank0(_read_run(learn, name, which) if is_main() else {})
+
+
+def _read_run(learn: Any, name: str | Path, which: str) -> dict[str, Any]:
     file = Path(learn.path) / 'runs' / name / f'{which}.pth'
     if not file.exists() and (Path.cwd() / f'{which}.pth').exists():
         file = Path.cwd() / f'{which}.pth'  # where `writable` sent it

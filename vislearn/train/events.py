@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from ..core import listify, suggest
+from ..distrib import is_main
 
 # %% ../../nbs/train/00_events.ipynb #50633d45
 class CancelStepException(Exception):
@@ -62,6 +63,7 @@ class Callback:
     order: int = 0  # among callbacks: lower comes first
     run_train: bool = True  # is told of training batches
     run_valid: bool = True  # is told of validation and prediction batches
+    only_rank0: bool = False  # of several processes only the first one tells it: for what writes files
     in_trials: bool = True  # takes part in trials such as `lr_find`; not what writes, shows, stops or steers a run
 
     def after_create(self, learn):
@@ -296,7 +298,7 @@ class CallbackHost:
         event: str,  # one of `EVENTS`
     ) -> list[Callback]:
         "The callbacks that are told of `event`, in the order in which they are."
-        return [cb for cb in self.cbs if event in cb.events]
+        return [cb for cb in self.cbs if event in cb.events and (is_main() or not cb.only_rank0)]
 
     def show_training_loop(self) -> None:
         "Print which callback acts when."

@@ -31,6 +31,7 @@ class CSVLogger(Callback):
 
     order = 60
     in_trials = False
+    only_rank0 = True
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class LineLogger(Callback):
 
     order = 55
     in_trials = False
+    only_rank0 = True
 
     def __init__(
         self,
@@ -191,6 +193,7 @@ class ShowGraphCallback(Callback):
 
     order = 65
     in_trials = False
+    only_rank0 = True
     shown: Any = None  # IPython's handle of the picture
 
     def before_fit(self, learn):
@@ -227,6 +230,7 @@ class TensorBoardCallback(Callback):
 
     order = 70
     in_trials = False
+    only_rank0 = True
     writer: Any = None  # while a fit is under way
 
     def __init__(
@@ -320,6 +324,7 @@ class RunTracker(Callback):
 
     order = 75
     in_trials = False
+    only_rank0 = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import as_int, batch_rng, is_copied_process, keep_memory, listify
+from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
 from ..models.body import main_output
 from ..models.depthwise import DepthwiseIn32
 from ..models.fold import KeptFold, is_watched, lean
@@ -41,6 +42,15 @@ from .losses import counts_unevenly, get_loss, item_losses
 from .metrics import compute_metric, get_metric, metric_names
 from .precision import PRECISIONS, resolve_precision
 from .randomness import OwnRandom
+from vislearn.train.ranks import (
+    SyncedNorms,
+    begin_alike,
+    loss_mass,
+    own_part,
+    share_gradients,
+    share_statistics,
+    whole_loss,
+)
 from .safety import CtrlC, LossGuard, NonFiniteLoss, OneAtATime, held_ctrl_c, torch_switches
 
 # %% ../../nbs/train/06_loop.ipynb #75e026c7
@@ -82,6 +92,7 @@ class Judged:
         self.preds: list[Tensor] = []  # (bs,c) logits
         self.targs: list[Tensor | None] = []
         self.xs: list[Tensor] = []
+        self.sizes: list[int] = []  # pictures of each batch
         self.n = 0  # pictures with a loss
         self.total: Tensor | float = 0.0  # sum of their losses
 
@@ -93,6 +104,7 @@ class Judged:
         xb: Tensor,  # (bs,3,h,w)
     ) -> None:
         "Take in a batch."
+        self.sizes.append(len(xb))
         self.preds.append(pred)
         self.targs.append(targ)
         if self.with_input:
@@ -100,6 +112,22 @@ class Judged:
         if loss is not None:
             self.n += len(xb)
             self.total = self.total + loss.detach() * len(xb)
+
+    def add_none(self) -> None:
+        "Take in a batch of which other processes have the pictures."
+        self.sizes.append(0)
+
+    def put_together(self) -> None:
+        "What all processes have judged, in the order of the items."
+        self.preds = [gather_batches(self.preds, self.sizes)]
+        labelled = [t for t in self.targs if t is not None]
+        if any_rank(bool(labelled)):
+            self.targs = [gather_batches(labelled, self.sizes)]
+        if self.with_input:
+            self.xs = [gather_batches(self.xs, self.sizes)]
+        totals = torch.tensor([float(self.total), self.n], dtype=torch.float64)
+        sum_tensors([totals])
+        self.total, self.n = totals[0].item(), int(totals[1])
 
     def mean_loss(
         self,
@@ -125,10 +153,38 @@ class Judged:
 # %% ../../nbs/train/06_loop.ipynb #6f3d4e94
 def _batches_from(dl: Any, done: int) -> Iterator:
     "The batches of the next pass over `dl` without the first `done`, which are not read where the loader can skip."
+    if world_size() > 1:
+        return _parts_from(dl, done)
     if not done or not hasattr(dl, 'iter_from'):
         return itertools.islice(iter(dl), done, None)
     epoch, dl.epoch = dl.epoch, dl.epoch + 1
     return dl.iter_from(epoch, done)
+
+
+def _parts_from(dl: Any, done: int) -> Iterator:
+    "This process's part of each batch: where the loader can, only that is read."
+    if not hasattr(dl, 'iter_share'):
+        return (own_part(batch) for batch in itertools.islice(iter(dl), done, None))
+    epoch, dl.epoch = dl.epoch, dl.epoch + 1
+    return dl.iter_share(epoch, done, rank(), world_size())
+
+
+def _share_reading(dl: Any, sizes: Sequence[int]) -> None:
+    "Every process knows which items all of them have read in a pass."
+    if not hasattr(dl, 'read'):
+        return
+    if not any_rank(len(dl.read) != sum(sizes)):
+        dl.read[:] = gather_batches([torch.tensor(dl.read, dtype=torch.int64)], sizes).tolist()
+
+
+def _share_bad(dl: Any) -> None:
+    "Every process knows which pictures could not be used; an `ImageError` in all of them where these are too many."
+    dataset: Any = getattr(dl, 'dataset', None)
+    if world_size() == 1 or not hasattr(dataset, 'note_bad'):
+        return
+    for found in gather(dataset.bad):
+        dataset.bad |= found
+    dataset.note_bad({})
 
 
 def _described(o: Any) -> str:
@@ -172,6 +228,7 @@ _BATCH_STATE = (
     'pred',
     'loss',
     'mid_batch',
+    'sizes',
     '_net',
     '_net_is_for',
     '_amp',
@@ -209,6 +266,9 @@ class TrainLoop(CallbackHost):
     path: Path = Path('.')  # where models and logs go
     model_dir: str = 'models'  # the folder in `path` for `save`
     mid_batch: bool = False  # has a batch begun that is not done
+    sizes: Sequence[int] = ()  # pictures of the batch in each process
+    sync_bn: bool = False  # in several processes: BatchNorm statistics of the whole batch
+    lr_scale: float = 1.0  # what rates are multiplied by, where a batch grows with the number of processes
     unstepped: int = 0  # pictures whose gradients wait for a step, when gradients are accumulated
     resuming: dict | None = None  # the checkpoint that the next fit goes on from
     scaler: torch.amp.GradScaler  # of the present fit, for fp16
@@ -371,6 +431,7 @@ class TrainLoop(CallbackHost):
         self.mid_batch = False
         self.n_iter = 0
         self._to_device()
+        begin_alike(self)
         self.prepare_opt()
         self._drop_gradients()
         self.set_lr(self.lr if lr is None else lr)
@@ -383,6 +444,11 @@ class TrainLoop(CallbackHost):
         self.opt.zero_grad(set_to_none=True)
         for p in self.model.parameters():
             p.grad = None
+
+    def _all_params(self) -> list[nn.Parameter]:
+        "Those of the model, and others that the optimizer moves."
+        moved = [p for g in self.opt.param_groups for p in g['params']]
+        return [*dict.fromkeys([*self.model.parameters(), *moved])]
 
     def set_precision(
         self,
@@ -412,7 +478,7 @@ class TrainLoop(CallbackHost):
             yield
             return
         before = self._random
-        self._random = OwnRandom(batch_rng(self.seed, self.n_fits, 0).initial_seed(), self.device)
+        self._random = OwnRandom(batch_rng(self.seed, self.n_fits, rank()).initial_seed(), self.device)
         try:
             with self._random:
                 yield
@@ -464,6 +530,7 @@ class TrainLoop(CallbackHost):
             self.training = False  # the training part of this epoch is over
             self.row |= self._judge(self.dls[1])
         self.row['time'] = time.perf_counter() - start
+        self.row.update(from_rank0(self.row))
         self.history.append(self.row)
         self.position = (self.epoch + 1, 0)
 
@@ -478,6 +545,9 @@ class TrainLoop(CallbackHost):
         self.training = True
         self.train_mode()
         self.with_events(self._train_batches, 'train', CancelTrainException)
+        if self.unstepped:
+            self._share_statistics()
+        _share_bad(dl)
 
     def _train_batches(self) -> None:
         self.prepare_opt()  # callbacks may have replaced a layer
@@ -494,7 +564,8 @@ class TrainLoop(CallbackHost):
             self._between_batches()
 
     def _between_batches(self) -> None:
-        self._ctrl_c.check()
+        if world_size() == 1:
+            self._ctrl_c.check()
         if self._random is not None:
             self._random.give_way()
 
@@ -503,9 +574,19 @@ class TrainLoop(CallbackHost):
         self.yb = y[0] if y else None
         self.pred = None
         self.loss = None
+        self.sizes = self._sizes() if self.training else [len(self.xb)]
         self.mid_batch = True
         self.with_events(self._do_batch, 'batch', CancelBatchException)
         self.mid_batch = False
+
+    def _sizes(self) -> list[int]:
+        "How many pictures of the training batch each process has; Ctrl-C in one of them stops all."
+        if world_size() == 1:
+            return [len(self.xb)]
+        told = gather_ints([len(self.xb), self._ctrl_c.pressed])
+        self._ctrl_c.pressed = any(pressed for _, pressed in told)
+        self._ctrl_c.check()
+        return [n for n, _ in told]
 
     def _received(self, o: Tensor) -> Tensor:
         "A tensor of a batch on the device, such that gradients can be computed."
@@ -513,22 +594,38 @@ class TrainLoop(CallbackHost):
         return o.clone() if o.is_inference() else o
 
     def _do_batch(self) -> None:
-        self.pred = self._predict()  # (bs,c)
-        self('after_pred')
-        if self.yb is not None:
-            self.loss = self._loss()
-        self('after_loss')
-        if not self.training or self.loss is None:
+        if len(self.xb):
+            self.pred = self._predict()  # (bs,c)
+            self('after_pred')
+            if self.yb is not None:
+                self.loss = self._loss()
+            self('after_loss')
+        if not self.training or not self._has_loss():
             return
-        self._guard.start(self.loss)
-        unstepped = self.unstepped + len(self.xb)
+        self._own_weight, whole_batch_loss = self._weigh()
+        self._guard.start(whole_batch_loss)
+        unstepped = self.unstepped + sum(self.sizes)
         self.with_events(self._backward, 'backward', CancelBackwardException)
         self._stop_if_not_finite()
-        self.smooth_loss.add(self.loss)
-        self.loss = self.loss.detach()
+        loss = self.loss if self._own_weight is None else whole_batch_loss
+        self.smooth_loss.add(loss)
+        self.loss = loss.detach()
         self.unstepped = unstepped
         if self.unstepped >= self.n_acc:
             self._take_step()
+
+    def _has_loss(self) -> bool:
+        "Is there something to minimise? Where this process has no picture the others know."
+        has = self.loss is not None
+        return has if 0 not in self.sizes else any_rank(has)
+
+    def _weigh(self) -> tuple[Tensor | None, Tensor]:
+        "The weight of this process's part in the batch, None for all of it, and the loss of the batch."
+        if world_size() == 1:
+            return None, self.loss
+        mass = loss_mass(self.loss_func, self.yb, len(self.xb), self.device)
+        loss, weight = whole_loss(self.loss, mass)
+        return weight, loss
 
     def _choose_net(self) -> nn.Module:
         "The network that computes what the model does with the least work."
@@ -544,12 +641,14 @@ class TrainLoop(CallbackHost):
 
     def _predict(self) -> Tensor:
         depthwise = DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext()
-        with self._autocast(), depthwise:
+        is_synced = self.sync_bn and self.training and len(self.sizes) > 1 and 0 not in self.sizes
+        with self._autocast(), depthwise, SyncedNorms() if is_synced else nullcontext():
             chosen_for = self.xb.shape[1:], is_watched(self.model)
             if self._net is None or self._net_is_for != chosen_for:
                 self._net, self._net_is_for = self._choose_net(), chosen_for
             xb = self.xb.contiguous() if self._is_contiguous else self.xb
-            alone = lone_item_norms(self._net) if self.training and len(xb) == 1 else nullcontext()
+            is_alone = self.training and len(xb) == 1 and not is_synced
+            alone = lone_item_norms(self._net) if is_alone else nullcontext()
             with alone:
                 pred = main_output(self._net(xb))
         return pred if self._amp == 'fp32' else pred.float()
@@ -576,18 +675,26 @@ class TrainLoop(CallbackHost):
         )
 
     def _backward(self) -> None:
-        loss = self.loss * (len(self.xb) / self.n_acc) if self.n_acc else self.loss
-        self.scaler.scale(loss).backward()
-        self.unstepped += len(self.xb)  # at once, as a callback may now cancel the batch
+        n = sum(self.sizes)
+        if self.loss is not None:
+            loss = self.loss if self._own_weight is None else self.loss * self._own_weight
+            loss = loss * (n / self.n_acc) if self.n_acc else loss
+            self.scaler.scale(loss).backward()
+        self.unstepped += n  # at once, as a callback may now cancel the batch
 
     def _take_step(self) -> None:
         "Let the optimizer move the weights by the mean gradient of the pictures since its last step."
+        share_gradients(self._all_params())
+        self._share_statistics()
         if self.n_acc and self.unstepped != self.n_acc:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             torch._foreach_mul_(grads, self.n_acc / self.unstepped)
         self.unstepped = 0
         self.with_events(self._step, 'step', CancelStepException)
         self.opt.zero_grad(set_to_none=True)
+
+    def _share_statistics(self) -> None:
+        share_statistics(self.model, len(self.xb) / max(1, sum(self.sizes)))
 
     def _step(self) -> None:
         self.scaler.step(self.opt)
@@ -670,14 +777,22 @@ class TrainLoop(CallbackHost):
             self._amp = resolve_precision(self.precision, self.device)
             self.with_events(lambda: self._judge_batches(dl, judged), 'validate', CancelValidException)
             self._clear_batch()
+            if world_size() > 1:
+                judged.put_together()
+                _share_reading(dl, judged.sizes)
+                _share_bad(dl)
         return judged
 
     def _judge_batches(self, dl: Any, judged: Judged) -> None:
         self._net = None  # chosen at the first batch
-        for i, batch in enumerate(dl):
+        for i, batch in enumerate(_batches_from(dl, 0)):
             self.iter = i
+            if not len(batch[0]):
+                judged.add_none()
+                continue
             self._one_batch(batch)
             if self.pred is None:
+                judged.add_none()
                 continue
             judged.add(self.pred, self.yb, self.loss, self.xb)
             self._between_batches()

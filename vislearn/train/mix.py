@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import item_rng
+from ..distrib import from_rank0, gather_rows, rank, world_size
 from .events import Callback
 
 # %% ../../nbs/train/23_mix.ipynb #7e90d28c
@@ -38,8 +39,20 @@ def _batch_rng(learn: Any) -> random.Random:
     "The random numbers of this batch: from the loader's seed, the epoch and the batch, where it has them."
     seed = getattr(learn.dl, 'seed', None)
     if seed is None:
-        return random.Random(int(torch.randint(2**62, ())))
+        return random.Random(from_rank0(int(torch.randint(2**62, ()))))
     return item_rng(seed + STREAM, getattr(learn, 'dl_epoch', learn.epoch), learn.iter)
+
+
+def _whole(t: Tensor) -> Tensor:
+    "The batch, of which each process has a part."
+    return t if world_size() == 1 else torch.cat(gather_rows(t))
+
+
+def _own(x: Tensor, y: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    "This process's part of a batch."
+    if world_size() == 1:
+        return x, y
+    return x.split(list(sizes))[rank()], y.split(list(sizes))[rank()]
 
 
 def _n_classes(dls: Any) -> int | None:
@@ -89,13 +102,14 @@ class Mixing(Callback):
 
     def before_batch(self, learn):
         self.mixed = False
-        if learn.yb is None or self.is_off(learn):
+        if learn.yb is None or self.is_off(learn) or not any(learn.sizes):
             return
         rng = _batch_rng(learn)
         if rng.random() >= self.p:
             return
-        y = learn.yb if learn.yb.is_floating_point() else self._soft(learn)
-        learn.xb, learn.yb = self.mix(learn.xb, y, rng)
+        learn.yb = learn.yb if learn.yb.is_floating_point() else self._soft(learn)
+        x, y = _whole(learn.xb), _whole(learn.yb)
+        learn.xb, learn.yb = _own(*self.mix(x, y, rng), learn.sizes)
         self.mixed = True
 
     def _soft(self, learn) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..distrib import barrier, is_main
 from ..io import atomic_save, plain_data, writable
 
 # %% ../../nbs/train/15_saving.ipynb #6cdc78f9
@@ -29,11 +30,13 @@ def save_model(
     name: str | Path = 'model',  # see `model_file`
     with_opt: bool = True,  # the optimizer's state too
 ) -> Path:
-    "Save weights (and optimizer), atomically; returns the file."
+    "Save weights (and optimizer), atomically; returns the file. Of several processes the first one writes it."
+    file = model_file(learn, name)
+    if not is_main():
+        return file
     state = {'model': learn.model.state_dict()}
     if with_opt and learn.opt is not None:
         state['opt'] = learn.opt.state_dict()
-    file = model_file(learn, name)
     return atomic_save(plain_data(state), writable(file.parent) / file.name)
 
 
@@ -44,8 +47,12 @@ def load_model(
     strict: bool = True,  # every weight must be there and fit
     device: str | torch.device | None = None,  # the learner's if not given
 ) -> None:
-    "Load what `save_model` (or `torch.save(model.state_dict())`) wrote. Only plain data is read, no code is run."
+    """Load what `save_model` (or `torch.save(model.state_dict())`) wrote. Only plain data is read, no code is run.
+
+    Of several processes all call it, and wait for each other.
+    """
     file = model_file(learn, name)
+    barrier()  # until rank 0 has written it
     if not file.exists() and (Path.cwd() / file.name).exists():
         file = Path.cwd() / file.name  # where `writable` sent it
     state = torch.load(file, map_location=device or learn.device, weights_only=True)

@@ -11,6 +11,7 @@ import time
 import torch
 from torch import nn
 
+from ..distrib import from_rank0
 from ..progress import echo
 from .events import Callback, CancelFitException, CancelTrainException, CancelValidException
 
@@ -111,6 +112,6 @@ class TimeLimit(Callback):
         self.end = time.monotonic() + seconds
 
     def after_batch(self, learn):
-        if learn.training and time.monotonic() > self.end:
+        if learn.training and from_rank0(time.monotonic() > self.end):
             echo('the time is up: training ends here')
             raise CancelFitException
