@@ -32,7 +32,6 @@ def serve(
     from vislearn.deploy.peek import describe_model
     from vislearn.deploy.serve import ServeOptions
     from vislearn.deploy.serve import serve as run
-    from vislearn.interpret.heat import heat_explainer
 
     answering = open_engine(model, engine, provider, precision, threads)
     options = ServeOptions(
@@ -44,6 +43,9 @@ def serve(
         queue=queue,
         feedback=feedback,
     )
-    has_network = hasattr(answering, 'batch_tfms')  # PyTorch's engine
-    explain = heat_explainer(answering) if has_network else None
+    explain = None
+    if hasattr(answering, 'batch_tfms'):  # PyTorch's engine
+        from vislearn.interpret.heat import heat_explainer
+
+        explain = heat_explainer(answering)
     run(answering, host, port, options, describe_model(model), explain)
