@@ -209,3 +209,133 @@ def test_soft_loss_of_each_target():
     assert float(Regression().soft_loss(pred, logits, 2.0)) == pytest.approx(float(F.mse_loss(pred, logits)))
     for target in (Category(), MultiCategory(), Regression()):
         assert float(target.soft_loss(pred, pred, 3.0)) == pytest.approx(0, abs=1e-6)
+
+
+class Asked(nn.Module):
+    "A teacher that counts the pictures it was asked about."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.n = 0
+
+    def forward(self, xb):
+        self.n += len(xb)
+        return self.net(xb)
+
+
+@pytest.mark.parametrize('mix', [False, True], ids=['plain', 'mixed'])
+@pytest.mark.parametrize('tfms', ['none', 'flip'])
+def test_a_teacher_is_asked_once_about_pictures_that_stay_the_same(pictures, teacher, tmp_path, tfms, mix):
+    from vislearn.data.geometry import Flip
+    from vislearn.data.resize import Resize
+
+    dls = ImageDataLoaders.from_folder(
+        pictures,
+        valid_pct=0.2,
+        seed=0,
+        bs=8,
+        item_tfms=Resize(32, method='squish', where='center'),
+        batch_tfms=Flip() if tfms == 'flip' else None,
+        num_workers=0,
+        device='cpu',
+        drop_last=False,
+    )
+    cb, seen = Distill(teacher, alpha=1, T=2), Seen()
+    cb.teacher.net = asked = Asked(cb.teacher.net)
+    cbs = [cb, seen, *[MixUp()] * mix]
+    learn = Learner(dls, TinyNet(), default_cbs=False, seed=0, precision='fp32', cbs=cbs, path=tmp_path)
+    learn.fit(3, 1e-2)
+    n = dls.train.n
+    assert asked.n == (n if tfms == 'none' and not mix else 3 * n)
+    for xb, _, pred, got in seen.batches:
+        assert float(got) == pytest.approx(kl(pred, answers(teacher, xb), T=2), rel=1e-4)
+
+
+def feature_learner(pictures, path, cbs=()):
+    dls = make_dls(pictures, path)
+    options = dict(pretrained=False, precision='fp32', default_cbs=False, seed=0)
+    return vision_learner(dls, 'test_resnet', cbs=list(cbs), **options)
+
+
+@pytest.fixture(scope='module')
+def big_teacher(pictures, tmp_path_factory):
+    dls = make_dls(pictures, tmp_path_factory.mktemp('big'))
+    return vision_learner(dls, 'test_efficientnet', pretrained=False, precision='fp32', default_cbs=False, seed=1)
+
+
+def test_features_are_drawn_towards_the_teachers(pictures, big_teacher, tmp_path):
+    cb = Distill(big_teacher, alpha=0.5, T=2, features=3.0)
+    losses = []
+
+    class Look(Callback):
+        def after_pred(self, learn):
+            if not learn.training:
+                return
+            body = big_teacher.model.eval().body
+            with torch.no_grad():
+                self.want = body(learn.xb).mean((2, 3))
+
+        def after_loss(self, learn):
+            if not learn.training:
+                return
+            mse = F.mse_loss(cb.projection.layer(cb.body_out.mean((2, 3))), self.want)
+            labels = F.cross_entropy(learn.pred, learn.yb)
+            soft = kl(learn.pred.detach(), answers(big_teacher, learn.xb), T=2)
+            assert float(learn.loss.detach()) == pytest.approx(
+                0.5 * soft + 0.5 * float(labels.detach()) + 3 * float(mse.detach()), rel=1e-3
+            )
+            losses.append(float(mse.detach()))
+
+    learn = feature_learner(pictures, tmp_path, [cb, Look()])
+    learn.fit(4, 3e-3)
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert cb.projection.layer.weight.shape == (
+        big_teacher.model.body(learn.dls.one_batch()[0]).shape[1],
+        learn.model.body(learn.dls.one_batch()[0]).shape[1],
+    )
+    assert not learn.model.body._forward_hooks and not any('project' in k for k in learn.model.state_dict())
+
+
+def test_resume_with_features_gives_the_same_weights(pictures, big_teacher, tmp_path):
+    def weights(learn):
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
+    class Stop(Callback):
+        order = 99
+
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                raise KeyboardInterrupt
+
+    whole = feature_learner(pictures, tmp_path / 'whole', [Distill(big_teacher, features=1.0)])
+    whole.fit(2, 1e-3, checkpoint='run')
+    stopped = feature_learner(pictures, tmp_path / 'cut', [Distill(big_teacher, features=1.0)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(2, 1e-3, checkpoint='run', cbs=Stop())
+    again = feature_learner(pictures, tmp_path / 'cut', [Distill(big_teacher, features=1.0)])
+    again.resume('run')
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_features_need_a_body_and_a_head(pictures, big_teacher, tmp_path):
+    with pytest.raises(TypeError, match='a teacher with a body and a head'):
+        Distill(nn.Linear(2, 2), features=1.0)
+    with pytest.raises(ValueError, match='features is a weight'):
+        Distill(big_teacher, features=-1.0)
+
+
+def test_a_teacher_from_a_configuration(pictures, big_teacher, tmp_path):
+    from vislearn.app.config import build, phases, run_phase
+
+    file = big_teacher.export(tmp_path / 'teacher.pkl')
+    data = {'path': str(pictures), 'valid_pct': 0.2, 'seed': 0, 'bs': 8, 'device': 'cpu'}
+    cbs = [{'type': 'Distill', 'teacher': str(file), 'T': 2.0, 'features': 0.5}, 'MixUp']
+    cfg = {
+        'data': data | {'item_tfms': {'type': 'Resize', 'size': 32}},
+        'learner': {'arch': 'test_resnet', 'pretrained': False, 'cbs': cbs, 'default_cbs': False},
+        'fit': {'type': 'fit_one_cycle', 'n_epoch': 1},
+    }
+    _, learn = build(cfg)
+    run_phase(learn, phases(cfg)[0])
+    assert len(learn.history) == 1 and learn.cbs[-1].name != 'distill'
