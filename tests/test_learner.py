@@ -182,14 +182,14 @@ def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tm
         return [o for o in capsys.readouterr().out.splitlines() if o.startswith('fine_tune: ')]
 
     learn, head = go()
-    assert head == ['AdaptiveAvgPool2d', 'Flatten', 'Linear']
-    assert not learn.model.head[-1].weight.any() and not learn.model.head[-1].bias.any()
+    assert head == ['AdaptiveAvgPool2d', 'Flatten', 'BatchNorm1d', 'Linear']
+    assert not learn.model.head[-1].weight.any() and learn.model.head[-1].bias is None
     learn.fine_tune(1, cbs=on('before_step', note))
     assert lines() == [
-        'fine_tune: linear head, BatchNorm statistics frozen; 1 epoch of the head alone (rate 0.004), '
-        'then 1 epoch of all layers (head 0.002, body 0.0002)'
+        'fine_tune: linear head on normalised features, BatchNorm statistics frozen; '
+        '1 epoch of the head alone (rate 0.004), then 1 epoch of all layers (head 0.001, body 0.0002)'
     ]
-    assert peak[1, 0] == pytest.approx(peak[1, 1] / 10) and peak[1, 1] == pytest.approx(2e-3, rel=0.2)
+    assert peak[1, 0] == pytest.approx(peak[1, 1] / 5) and peak[1, 1] == pytest.approx(1e-3, rel=0.2)
     with learn.no_logging():
         learn.fine_tune(0, base_lr=0.1)
     assert capsys.readouterr().out == ''

@@ -193,10 +193,18 @@ def _count(n: int, what: str) -> str:
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
 
+def _head_fact(head: nn.Module) -> str:
+    "What `fine_tune` says of a head."
+    layers = [*head.modules()]
+    n_linear = sum(isinstance(m, nn.Linear) for m in layers)
+    if n_linear != 1:
+        return f'head of {_count(n_linear, "linear layer")}'
+    return 'linear head on normalised features' if any(map(is_batch_norm, layers)) else 'linear head'
+
+
 def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
     "What `fine_tune` is going to do, in one line."
-    n_linear = sum(isinstance(m, nn.Linear) for m in getattr(model, 'head', nn.Identity()).modules())
-    facts = ['linear head' if n_linear == 1 else f'head of {_count(n_linear, "linear layer")}']
+    facts = [_head_fact(getattr(model, 'head', nn.Identity()))]
     norms = [m for m in getattr(model, 'body', model).modules() if is_batch_norm(m)]
     if norms:
         is_frozen = all(m.momentum == 0 for m in norms)

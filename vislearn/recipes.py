@@ -69,14 +69,14 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     'vislearn': Recipe(
         base_lr=4e-3,
-        lr_mult=10.0,
+        full_lr_share=0.25,
+        lr_mult=5.0,
         spread_lrs=False,
         train_bn=False,
         bn_momentum=0.0,
         ps=0.0,
         lin_ftrs=(),
         concat_pool=False,
-        first_bn=False,
         zero_last=True,
     ),
     'fastai': Recipe(),
