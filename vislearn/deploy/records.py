@@ -80,11 +80,11 @@ def as_item(
 # %% ../../nbs/deploy/01_records.ipynb #ef082e26
 _LISTS = {'.txt', '.lst', '.list'}
 _TABLES = {'.csv', '.tsv'}
-_JSON_LINES = {'.jsonl', '.ndjson'}
+_JSON_LINES = {'.jsonl', '.ndjson', '.json'}
 
 
 def read_items(
-    inputs: Iterable[Any],  # paths, folders, globs, .txt, .csv and .jsonl files, '-' for standard input, URLs, pictures
+    inputs: Iterable[Any],  # paths, folders, globs, .txt, .csv, .json(l) files, '-' for standard input, URLs, pictures
     column: str = 'image_path',  # of a table: where the paths stand
     urls: bool = False,  # may http(s) addresses be fetched?
     stdin: Iterable[str] | None = None,  # lines of standard input: paths or JSON
