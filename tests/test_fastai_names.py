@@ -1,8 +1,10 @@
 "Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/lessons/50_fastai)."
 
+import copy
 import inspect
 import json
 import re
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +14,10 @@ from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
 import vislearn.all as v
+from vislearn.data.loaders import OTHER_LOADER_ATTRIBUTES
 from vislearn.fastai_names import OTHER_TASKS, OTHER_WAYS, NotHere
 from vislearn.learner import OTHER_ATTRIBUTES
+from vislearn.train.optim import set_hyper
 
 NAMES = """
 Learner: dls model loss_func opt_func lr splitter cbs metrics path model_dir wd wd_bn_bias train_bn moms default_cbs
@@ -209,55 +213,60 @@ def test_names_of_callbacks_on_the_learner(learn, cls, name):
     assert getattr(v, cls).name.fget(getattr(v, cls).__new__(getattr(v, cls))) == name
 
 
-CALLBACKS = [
-    'MixUp(.4)',
-    'CutMix(1.)',
-    'GradientAccumulation(16)',
-    'GradientClip(1., 2.)',
-    'CSVLogger("h.csv")',
-    'ShowGraphCallback()',
-    'SaveModelCallback(monitor="accuracy", comp=np.greater, with_opt=True)',
-    'SaveModelCallback(every_epoch=True)',
-    'EarlyStoppingCallback(monitor="valid_loss", patience=3)',
-    'ReduceLROnPlateau(monitor="valid_loss", min_delta=.1, patience=2)',
-    'TerminateOnNaNCallback()',
-    'BnFreeze',
-    'ShortEpochCallback(.5)',
-    'ActivationStats(with_hist=True)',
-    'ChannelsLast()',
-    'ProgressCallback()',
-    'Recorder(beta=.9)',
-    'MixedPrecision("bf16")',
-    'ParamScheduler({"lr": SchedLin(1e-3, 1e-4)})',
-    'ParamScheduler({"lr": combine_scheds([.3, .7], [SchedCos(1e-4, 1e-3), SchedExp(1e-3, 1e-5)]), "mom": SchedPoly(.95, .85, 2)})',
-]
+CALLBACKS = {
+    'MixUp': lambda: v.MixUp(0.4),
+    'CutMix': lambda: v.CutMix(1.0),
+    'GradientAccumulation': lambda: v.GradientAccumulation(16),
+    'GradientClip': lambda: v.GradientClip(1.0, 2.0),
+    'CSVLogger': lambda: v.CSVLogger('h.csv'),
+    'ShowGraphCallback': lambda: v.ShowGraphCallback(),
+    'SaveModelCallback': lambda: v.SaveModelCallback(monitor='accuracy', comp=np.greater, with_opt=True),
+    'SaveModelCallback of every epoch': lambda: v.SaveModelCallback(every_epoch=True),
+    'EarlyStoppingCallback': lambda: v.EarlyStoppingCallback(monitor='valid_loss', patience=3),
+    'ReduceLROnPlateau': lambda: v.ReduceLROnPlateau(monitor='valid_loss', min_delta=0.1, patience=2),
+    'TerminateOnNaNCallback': lambda: v.TerminateOnNaNCallback(),
+    'BnFreeze, the class': lambda: v.BnFreeze,
+    'ShortEpochCallback': lambda: v.ShortEpochCallback(0.5),
+    'ActivationStats': lambda: v.ActivationStats(with_hist=True),
+    'ChannelsLast': lambda: v.ChannelsLast(),
+    'ProgressCallback': lambda: v.ProgressCallback(),
+    'Recorder': lambda: v.Recorder(beta=0.9),
+    'MixedPrecision': lambda: v.MixedPrecision('bf16'),
+    'ParamScheduler': lambda: v.ParamScheduler({'lr': v.SchedLin(1e-3, 1e-4)}),
+    'ParamScheduler of two': lambda: v.ParamScheduler(
+        {
+            'lr': v.combine_scheds([0.3, 0.7], [v.SchedCos(1e-4, 1e-3), v.SchedExp(1e-3, 1e-5)]),
+            'mom': v.SchedPoly(0.95, 0.85, 2),
+        }
+    ),
+}
 
 
-@pytest.mark.parametrize('cb', CALLBACKS)
-def test_callbacks_in_a_fit(learn, cb):
-    cb = eval(cb, vars(v))
+@pytest.mark.parametrize('name', CALLBACKS)
+def test_callbacks_in_a_fit(learn, name):
+    cb = CALLBACKS[name]()
     learn.fit(2, 1e-3, cbs=cb)
     learn.fit_one_cycle(1, cbs=cb)
     assert len(learn.history) == 3 and not [o for o in learn.cbs if o is cb]
 
 
-OPTS = [
-    'Adam',
-    'SGD',
-    'RMSProp',
-    'ranger',
-    'Lamb',
-    'partial(OptimWrapper, opt=torch.optim.AdamW)',
-    'partial(SGD, mom=.9)',
-    'partial(Adam, sqr_mom=.9, wd=.1)',
-    'torch.optim.SGD',
-    '"adamw"',
-]
+OPTS = {
+    'Adam': v.Adam,
+    'SGD': v.SGD,
+    'RMSProp': v.RMSProp,
+    'ranger': v.ranger,
+    'Lamb': v.Lamb,
+    'wrapped AdamW': partial(v.OptimWrapper, opt=torch.optim.AdamW),
+    'SGD with momentum': partial(v.SGD, mom=0.9),
+    'Adam with decay': partial(v.Adam, sqr_mom=0.9, wd=0.1),
+    "torch's SGD": torch.optim.SGD,
+    'a name': 'adamw',
+}
 
 
-@pytest.mark.parametrize('opt', OPTS)
-def test_optimizers_in_a_fit(pictures, tmp_path, opt):
-    learn = v.Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func=eval(opt, vars(v)), default_cbs=False)
+@pytest.mark.parametrize('name', OPTS)
+def test_optimizers_in_a_fit(pictures, tmp_path, name):
+    learn = v.Learner(make_dls(pictures, tmp_path), tiny_net(), opt_func=OPTS[name], default_cbs=False)
     learn.fit_one_cycle(1, 1e-2)
     assert len(learn.history) == 1
 
@@ -364,3 +373,65 @@ def test_metric_classes_written_for_fastai_in_a_learner(pictures, tmp_path):
     assert learn.validate()[1] == learn.dls.valid.n
     learn.fit(1)
     assert learn.history[0]['seen'] == learn.dls.valid.n
+
+
+def test_hyperparameters_under_fastais_names(learn):
+    learn.fit(1, 1e-3)
+    assert learn.opt.hypers[-1]['lr'] == 1e-3 and learn.opt.hypers[0]['mom'] == 0.9
+    assert {'lr', 'mom', 'sqr_mom', 'wd', 'eps'} <= set(learn.opt.hypers[0])
+    set_hyper(learn.opt, 'lr', 0.5)
+    assert learn.opt.hypers[0]['lr'] == 0.5
+    with pytest.raises(TypeError, match='does not support item assignment'):
+        learn.opt.hypers[0]['lr'] = 1
+
+
+def test_attributes_of_loaders_that_are_not_here_say_what_to_use_instead(learn):
+    dls = learn.dls
+    for o in (dls, dls.train):
+        with pytest.raises(AttributeError, match="no attribute 'before_batch'; use item_tfms"):
+            _ = o.before_batch
+        with pytest.raises(AttributeError, match="no attribute 'nothing'$"):
+            _ = o.nothing
+    with pytest.raises(AttributeError, match="no attribute 'num_workers'; use dls.train.num_workers"):
+        _ = dls.num_workers
+    for name in OTHER_LOADER_ATTRIBUTES:
+        assert not hasattr(dls, name), name
+    assert copy.deepcopy(dls).vocab == dls.vocab
+
+
+def test_loaders_of_data_sets(learn):
+    dls = learn.dls
+    made = v.DataLoaders.from_dsets(
+        dls.train_ds, dls.valid_ds, bs=4, val_bs=3, after_item=v.Resize(16), after_batch=v.Normalize(), seed=0
+    )
+    assert made.one_batch()[0].shape == (4, 3, 16, 16) and len(made.valid.one_batch()[0]) == 3
+    assert made.vocab == dls.vocab and list(made.valid.items) == list(dls.valid.items)
+    assert (made.train.shuffle, made.valid.shuffle, made.valid.drop_last) == (True, False, False)
+    weights = [float(y == 2) for y in dls.train_ds.y]
+    drawn = v.DataLoaders.from_dsets(dls.train_ds, dls.valid_ds, bs=4, weights=weights).one_batch()[1]
+    assert drawn.tolist() == [2] * 4
+    with pytest.raises(TypeError, match='got a list; Datasets'):
+        v.DataLoaders.from_dsets([1, 2])
+
+
+def test_options_of_a_data_blocks_loaders(pictures):
+    block = v.DataBlock(
+        (v.ImageBlock, v.CategoryBlock),
+        get_items=v.get_image_files,
+        get_y=v.parent_label,
+        splitter=v.RandomSplitter(seed=0),
+        item_tfms=v.Resize(16),
+    )
+    dls = v.DataLoaders.from_dblock(
+        block, pictures, bs=4, val_bs=2, shuffle=False, seed=3, num_workers=0, drop_last=False, device='cpu'
+    )
+    assert [len(x) for x in (dls.train.one_batch()[0], dls.valid.one_batch()[0])] == [4, 2]
+    assert (dls.train.shuffle, dls.train.drop_last, dls.train.seed, dls.train.num_workers) == (False, False, 3, 0)
+    with pytest.raises(TypeError, match="did you mean 'num_workers'"):
+        v.DataLoaders.from_dblock(block, pictures, num_worker=0)
+    n = len(block.datasets(pictures).train)
+    weighted = block.weighted_dataloaders(pictures, [1.0] * n, bs=4, val_bs=2, num_workers=0, seed=3, device='cpu')
+    assert weighted.train.order(0) == block.weighted_dataloaders(pictures, [1.0] * n, seed=3).train.order(0)
+    assert (weighted.train.bs, weighted.valid.bs, weighted.train.num_workers) == (4, 2, 0)
+    with pytest.raises(ValueError, match='weights'):
+        block.weighted_dataloaders(pictures, [1.0])

@@ -3,6 +3,7 @@
 import datetime
 import enum
 import io
+import json
 import subprocess
 import sys
 import unicodedata
@@ -411,10 +412,11 @@ def test_answers_need_no_torch():
         'sys.modules["torch"] = sys.modules["fastcore"] = None\n'
         'from vislearn.data.answers import Answer\n'
         'answer = Answer.from_dict({"type": "Category", "vocab": ["cat", "dog"]})\n'
-        'print(answer.record([0.25, 0.75]))\n'
+        'import json\n'
+        'print(json.dumps(answer.record([0.25, 0.75])))\n'
     )
     seen = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
-    assert eval(seen) == {'label': 'dog', 'index': 1, 'prob': 0.75, 'probs': {'dog': 0.75, 'cat': 0.25}}
+    assert json.loads(seen) == {'label': 'dog', 'index': 1, 'prob': 0.75, 'probs': {'dog': 0.75, 'cat': 0.25}}
 
 
 @pytest.mark.parametrize(

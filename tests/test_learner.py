@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from torch import nn
 
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
-from vislearn.data.image import PILImage
+from vislearn.data.image import PILImage, PILImageBW
 from vislearn.data.labels import parent_label
 from vislearn.data.loaders import DataLoaders
 from vislearn.data.normalize import Normalize
@@ -1226,8 +1227,19 @@ def test_an_export_is_read_from_an_open_file(trained, tmp_path):
         with opened as f:
             learn = load_learner(f, model=TinyNet())
         assert torch.equal(learn.predict(trained.dls.valid.items[0])[2], want)
+    written = io.BytesIO()
+    written.write(file.read_bytes())  # and stands at its end
+    spooled = tempfile.SpooledTemporaryFile()
+    spooled.write(file.read_bytes())
+    for f in written, spooled:
+        learn = load_learner(f, model=TinyNet())
+        assert torch.equal(learn.predict(trained.dls.valid.items[0])[2], want)
     with pytest.raises(BundleError, match='is not an exported vislearn model but a PNG picture'):
         load_learner(io.BytesIO(trained.dls.valid.items[0].read_bytes()))
+    with pytest.raises(BundleError, match='is not an exported vislearn model but empty'):
+        load_learner(io.BytesIO())
+    with pytest.raises(TypeError, match='export writes to a file and takes its name, got a BytesIO'):
+        trained.export(io.BytesIO())
 
 
 @pytest.mark.parametrize('switch', ['inference_mode', 'float64', 'meta'])
@@ -1322,3 +1334,38 @@ def test_training_items_of_any_loader_come_whole_and_in_order(learn):
     probs, targs = learn.get_preds(dl=learn.dls.train)
     assert len(probs) == n and torch.equal(targs, learn.dls.train.dataset.y)
     assert len(learn.tta(dl=learn.dls.train, n=1)[0]) == n
+
+
+def grey_loaders(pictures, **kw):
+    block = DataBlock(
+        (ImageBlock(PILImageBW), CategoryBlock),
+        get_items=get_image_files,
+        get_y=parent_label,
+        splitter=RandomSplitter(seed=0),
+        item_tfms=Resize(32),
+        **kw,
+    )
+    return block.dataloaders(pictures, bs=8, num_workers=0, seed=0, device='cpu')
+
+
+@pytest.mark.parametrize(
+    'norm,channels',
+    [
+        (None, 1),
+        (Normalize([0.5], [0.5]), 1),
+        (Normalize([0.5] * 3, [0.5] * 3), 3),
+        (Normalize(), 1),
+    ],
+)
+def test_a_network_for_grey_pictures_takes_the_channels_they_have(pictures, norm, channels):
+    dls = grey_loaders(pictures, batch_tfms=norm)
+    learn = vision_learner(dls, 'test_resnet', pretrained=False, metrics=[], default_cbs=False)
+    learn.fit(1)
+    assert learn.model.config()['n_in'] == channels and learn.get_preds()[0].shape[1] == 3
+
+
+def test_a_network_that_does_not_fit_the_pictures_says_what_it_was_given(pictures):
+    learn = Learner(grey_loaders(pictures), tiny_net(), metrics=[], default_cbs=False)
+    with pytest.raises(RuntimeError, match='channels') as e:
+        learn.fit(1)
+    assert any('in the network TinyNet, given (8, 1, 32, 32) float32 (grey pictures)' in n for n in e.value.__notes__)

@@ -356,3 +356,27 @@ def test_curves_start_at_zero_and_end_at_one():
     assert rec[-1] == 1 and (rec.diff() >= 0).all() and abs(prec[-1] - t.mean()) < 1e-6
     yes = p[:, 0] >= th[20].float()
     close(rec[20], (t[:, 0].bool() & yes).sum() / t.sum())
+
+
+def test_rank_correlation_by_hand():
+    "Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: the mean of both is 2.5, the sums of squares are 4.5 and 5."
+    p, t = torch.tensor([0.1, 7.0, 7.0, 100.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    close(m.spearman_corrcoef(p, t), 4.5 / (4.5 * 5) ** 0.5)
+    close(m.spearman_corrcoef(-p, t), -4.5 / (4.5 * 5) ** 0.5)
+    close(m.spearman_corrcoef(torch.stack([p, -p], 1), torch.stack([t, t], 1)), 0)
+    close(m.spearman_corrcoef(p.exp2()[:, None], t), 4.5 / (4.5 * 5) ** 0.5)  # only the order counts
+    assert m.spearman_corrcoef(torch.ones(4), t).isnan()
+
+
+def test_errors_as_a_share_by_hand():
+    p, t = torch.tensor([[0.0], [3.0]]), torch.tensor([1.0, 1.0])
+    close(m.msle(p, t), 2 * math.log(2) ** 2 / 2)  # log 1 and log 4 against log 2
+    close(m.exp_rmspe(torch.tensor([3.0, 1.0]).log(), torch.tensor([2.0, 2.0]).log()), 0.5)
+    close(m.explained_variance_score(torch.tensor([11.0, 12, 13]), torch.tensor([1.0, 2, 3])), 1)
+    wrong = torch.tensor([2.0, 2, 4, 4])  # errors 1, 0, 1, 0: their variance is a quarter, that of the truth 5 quarters
+    close(m.explained_variance_score(wrong, torch.tensor([1.0, 2, 3, 4])), 1 - 1 / 5)
+
+
+def test_fastais_names_of_them():
+    assert names.SpearmanCorrCoef() is m.spearman_corrcoef and names.ExplainedVariance() is m.explained_variance_score
+    assert {'spearman_corrcoef', 'explained_variance_score', 'msle', 'exp_rmspe'} <= set(m.list_metrics())

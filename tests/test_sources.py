@@ -254,6 +254,13 @@ def test_list_files(files):
     assert [labels_by_level(dl) for dl in dls] == [
         {k: name[v] for k, v in TRUTH[p].items()} for p in TRUTH
     ] and dls.vocab == list(name.values())
+    for name in ('train', 'names'):
+        text = (files / f'{name}.txt').read_text().replace('first', 'première')
+        (files / f'{name}.txt').write_bytes(text.encode('mac-roman'))
+    given = ImageDataLoaders.from_list_file(
+        files, 'train.txt', names='names.txt', encoding='mac-roman', valid_pct=0.5, **SMALL
+    )
+    assert given.vocab == ['première one', 'second one']
     plain = ImageDataLoaders.from_list_file(files, 'train.txt', valid_pct=0.5, **SMALL)
     assert plain.vocab == [0, 1] and plain.valid.n == 6
     (files / 'multi.txt').write_text('\n'.join(f'train/a/{i}.png\t{i % 2},1,0' for i in range(6)))

@@ -7,11 +7,11 @@ __all__ = ['MSELossFlat', 'NormType', 'cnn_learner', 'OTHER_TASKS', 'OTHER_WAYS'
            'RocAuc', 'RocAucBinary', 'APScoreBinary', 'BalancedAccuracy', 'CohenKappa', 'MatthewsCorrCoef',
            'BrierScore', 'HammingLoss', 'Perplexity', 'R2Score', 'F1ScoreMulti', 'FBetaMulti', 'PrecisionMulti',
            'RecallMulti', 'RocAucMulti', 'APScoreMulti', 'HammingLossMulti', 'MatthewsCorrCoefMulti', 'BrierScoreMulti',
-           'Jaccard', 'JaccardMulti', 'PearsonCorrCoef', 'AvgMetric', 'Metric', 'AccumMetric', 'skm_to_fastai',
-           'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor', 'to_np', 'to_cpu', 'image2tensor',
-           'has_pool_type', 'create_body', 'params', 'trainable_params', 'num_features_model', 'noop', 'Module',
-           'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50', 'NotHere',
-           'instead_of']
+           'Jaccard', 'JaccardMulti', 'PearsonCorrCoef', 'SpearmanCorrCoef', 'ExplainedVariance', 'AvgMetric', 'Metric',
+           'AccumMetric', 'skm_to_fastai', 'LabelSmoothingCrossEntropyFlat', 'FocalLossFlat', 'L1LossFlat', 'tensor',
+           'to_np', 'to_cpu', 'image2tensor', 'has_pool_type', 'create_body', 'params', 'trainable_params',
+           'num_features_model', 'noop', 'Module', 'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet',
+           'xresnet18', 'xresnet34', 'xresnet50', 'NotHere', 'instead_of']
 
 # %% ../nbs/20_fastai_names.ipynb #0e7875a9
 import enum
@@ -40,6 +40,7 @@ from vislearn.train.metrics import (
     brier_score,
     check_average,
     cohen_kappa_score,
+    explained_variance_score,
     f1_score,
     fbeta_score,
     hamming_loss,
@@ -52,6 +53,7 @@ from vislearn.train.metrics import (
     r2_score,
     recall_score,
     roc_auc_score,
+    spearman_corrcoef,
 )
 
 # %% ../nbs/20_fastai_names.ipynb #cb342693
@@ -191,6 +193,16 @@ def JaccardMulti(
 def PearsonCorrCoef() -> Callable:
     "`pearson_corrcoef`."
     return pearson_corrcoef
+
+
+def SpearmanCorrCoef() -> Callable:
+    "`spearman_corrcoef`."
+    return spearman_corrcoef
+
+
+def ExplainedVariance() -> Callable:
+    "`explained_variance_score`."
+    return explained_variance_score
 
 # %% ../nbs/20_fastai_names.ipynb #0e251e7f
 def AvgMetric(f: Callable) -> Callable:
@@ -660,10 +672,6 @@ OTHER_WAYS: dict[str, str] = {  # fastai's name -> what to use instead
     'SeparableBlock': 'ConvLayer(groups=...) and ConvLayer(ks=1)',
     'InstanceNorm': 'ConvLayer(norm_type=NormType.Instance)',
     'BatchNorm': 'torch.nn.BatchNorm2d',
-    'ExplainedVariance': 'skm_to_fastai(sklearn.metrics.explained_variance_score, is_class=False)',
-    'SpearmanCorrCoef': 'AccumMetric over scipy.stats.spearmanr',
-    'msle': 'AccumMetric over your function',
-    'exp_rmspe': 'AccumMetric over your function',
     'LossMetric': 'a function (preds, targs)',
     'model_sizes': 'hook_outputs, or learn.summary()',
     'in_channels': 'the first convolution: next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels',

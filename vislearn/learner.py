@@ -939,6 +939,17 @@ def _add_input_norm(learn: Learner, dls: DataLoaders) -> None:
         learn.dls = dls
 
 
+def _channels(dls: Any, arch: Any, normalize: bool) -> int:
+    "What a network for these loaders takes: a grey picture has three channels once it is normalised like a coloured one."
+    tfms = getattr(getattr(dls, 'train', None), 'item_tfms', None)
+    if getattr(tfms, 'mode', 'RGB') != 'L' or isinstance(arch, nn.Module):
+        return 3
+    norm = dls.train.batch_tfms.find(Normalize)
+    if norm is None:
+        return 3 if normalize else 1
+    return len(norm.mean or [0])
+
+
 def vision_learner(
     dls: DataLoaders,
     arch: str | Callable | nn.Module,  # timm or torchvision name, torchvision function, or a module
@@ -979,7 +990,8 @@ def vision_learner(
     bn_final: bool = False,  # normalise the predictions
     lin_first: bool = False,  # the head's linear layers before norm and dropout
     y_range: tuple[float, float] | None = None,  # limits of a predicted number; the target's if not given
-    n_in: int = 3,  # channels of the pictures
+    n_in: int
+    | None = None,  # channels the network takes; None: 3, or 1 for grey pictures that nothing normalises as coloured
     model_kwargs: Mapping[str, Any] | None = None,  # for the network's own function, such as {'drop_path_rate': .1}
     groups: str | list | None = None,  # layer groups by name: 'head', 'stages', or regular expressions
     layer_decay: float | None = None,  # 0-1, each layer's rate over that of the next, for transformers
@@ -1003,6 +1015,7 @@ def vision_learner(
     pretrained = weights if weights is not None else pretrained
     how = get_recipe(recipe) if pretrained else get_recipe(recipe).from_scratch()
     widths = _given(lin_ftrs, how.lin_ftrs)
+    n_in = _given(n_in, _channels(dls, arch, normalize=normalize and bool(pretrained)))
     body: dict[str, Any] = dict(n_in=n_in, cut=cut, arch_kwargs=model_kwargs, groups=groups, layer_decay=layer_decay)
     head: dict[str, Any] = dict(custom_head=custom_head, pool=pool, bn_final=bn_final, lin_first=lin_first)
     head |= dict(lin_ftrs=None if widths is None else list(widths), y_range=_given(y_range, dls.target.y_range))

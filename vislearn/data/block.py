@@ -15,13 +15,12 @@ from typing import Any
 import torch
 
 from ..core import did_you_mean, listify
-from .batches import BatchPipeline
 from .cache import PictureCache, choose_cache
 from .check import Report, describe
 from .dataset import Dataset, as_items, brief_item, encode_labels
 from .image import PILImage
 from .labels import InTurn
-from .loaders import DataLoaders, Loader
+from .loaders import DataLoaders
 from .resize import CropTransform, ItemPipeline
 from .split import RandomSplitter
 from vislearn.data.stages import (
@@ -176,7 +175,7 @@ class SplitSets:
         sets: Sequence[Dataset | RawDataset],
         block: 'DataBlock | None' = None,  # what made them; its batch transforms are used by `dataloaders`
     ):
-        self.sets = list(sets)
+        self.sets: list[Any] = list(sets)
         self.block = block
 
     @property
@@ -222,27 +221,24 @@ class SplitSets:
         after_batch: Callable | list | None = None,  # batch transforms; those of the block if not given
     ) -> DataLoaders:
         "Data loaders of these sets."
-        sets = self._labelled(after_item)
-        if after_batch is None and self.block is not None:
-            after_batch = self.block.batch_tfms
-        tfms = BatchPipeline(after_batch)
-        loaders = []
-        for i, ds in enumerate(sets):
-            loaders.append(
-                Loader(
-                    ds,
-                    bs=bs if i == 0 or val_bs is None else val_bs,
-                    shuffle=shuffle and i == 0,
-                    drop_last=drop_last and i == 0,
-                    batch_tfms=tfms.valid() if i else tfms,
-                    num_workers=num_workers,
-                    workers=workers,
-                    device=device,
-                    seed=seed,
-                    weights=None if i else _weights(sampler, ds),
-                )
-            )
-        return DataLoaders(*loaders, path=path, get_y=None if self.block is None else self.block.get_y)
+        if self.block is None:
+            raise ValueError('batches need blocks, such as DataBlock(blocks=(ImageBlock, CategoryBlock), ...)')
+        return DataLoaders.from_dsets(
+            *self.sets,
+            path=path,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            workers=workers,
+            device=device,
+            drop_last=drop_last,
+            seed=seed,
+            weights=_weights(sampler, self.train),
+            after_item=after_item,
+            after_batch=self.block.batch_tfms if after_batch is None else after_batch,
+            get_y=self.block.get_y,
+        )
 
     def weighted_dataloaders(
         self,
@@ -258,16 +254,6 @@ class SplitSets:
         return self.dataloaders(
             bs=bs, val_bs=val_bs, num_workers=num_workers, workers=workers, device=device, seed=seed, sampler=wgts
         )
-
-    def _labelled(self, item_tfms: Callable | list | None) -> list[Dataset]:
-        "The sets, with other item transforms if these are given; an error where nothing is labelled."
-        sets = [ds for ds in self.sets if isinstance(ds, Dataset)]
-        if len(sets) < len(self.sets):
-            raise ValueError('batches need blocks, such as DataBlock(blocks=(ImageBlock, CategoryBlock), ...)')
-        if item_tfms is None:
-            return sets
-        train = ItemPipeline(item_tfms, self.train.item_tfms.mode)
-        return [ds.new(item_tfms=train.valid() if i else train) for i, ds in enumerate(sets)]
 
 
 def _one_function(f: Callable | Sequence[Callable] | None) -> Callable | None:

@@ -575,13 +575,14 @@ class ImageDataLoaders(DataLoaders):
         label_delim: str | None = None,  # between zeros and ones for several labels per picture, as in '0,1,0'
         valid_pct: float = 0.2,  # share kept back at random, 0-1
         seed: int | None = None,  # of the split, the order and the augmentation
+        encoding: str | None = None,  # of the lists, such as 'cp1252'; found out where it can be told for sure
         **options: Unpack[LoaderKeywords],
     ) -> DataLoaders:
         "Lists of `file label` lines, as PaddleClas and Caffe have them."
-        named = None if names is None else read_names(Path(path) / names)
+        named = None if names is None else read_names(Path(path) / names, encoding)
         parts: list[Pairs | None] = []
         for name in (fname, valid, test):
-            listed = None if name is None else read_list(Path(path) / name, path, sep, label_delim, named)
+            listed = None if name is None else read_list(Path(path) / name, path, sep, label_delim, named, encoding)
             parts.append(listed)
         vocab = list(named.values()) if named else None
         block: TargetBlock = CategoryBlock(vocab=vocab)

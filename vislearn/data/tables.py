@@ -259,7 +259,7 @@ def read_list(
     "The files of a list with their labels."
     raw = Path(fname).read_bytes()
     lines = _lines(decode_text(raw, encoding))
-    if not all(is_text(line.rpartition(sep)[2]) for _, line in lines):
+    if encoding is None and not all(is_text(line.rpartition(sep)[2]) for _, line in lines):
         lines = _lines(decode_western(raw))
     files, labels = [], []
     for n, line in lines:

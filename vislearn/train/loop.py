@@ -650,8 +650,17 @@ class TrainLoop(CallbackHost):
             is_alone = self.training and len(xb) == 1 and not is_synced
             alone = lone_item_norms(self._net) if is_alone else nullcontext()
             with alone:
-                pred = main_output(self._net(xb))
+                pred = main_output(self._computed(self._net, xb))
         return pred if self._amp == 'fp32' else pred.float()
+
+    def _computed(self, net: nn.Module, xb: Tensor) -> Any:
+        "What the network makes of a batch; an error says what it was given."
+        try:
+            return net(xb)
+        except Exception as e:
+            grey = ' (grey pictures)' if xb.ndim == 4 and xb.shape[1] == 1 else ''
+            e.add_note(f'in the network {type(self.model).__name__}, given {_described(xb)}{grey}')
+            raise
 
     def _loss(self) -> Tensor:
         self._check_outputs()

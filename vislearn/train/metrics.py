@@ -7,8 +7,9 @@ __all__ = ['METRICS', 'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_mult
            'recall_score', 'fbeta_score', 'f1_score', 'jaccard_score', 'balanced_accuracy_score', 'cohen_kappa_score',
            'matthews_corrcoef', 'hamming_loss', 'exact_match', 'roc_curve', 'precision_recall_curve', 'roc_auc_score',
            'average_precision_score', 'best_threshold', 'best_thresholds', 'brier_score', 'calibration_bins',
-           'calibration_error', 'perplexity', 'mse', 'rmse', 'mae', 'r2_score', 'pearson_corrcoef', 'metric_name',
-           'metric_names', 'WholeEpoch', 'compute_metric', 'list_metrics', 'ByTarget', 'get_metric']
+           'calibration_error', 'perplexity', 'mse', 'rmse', 'mae', 'r2_score', 'pearson_corrcoef', 'spearman_corrcoef',
+           'explained_variance_score', 'msle', 'exp_rmspe', 'metric_name', 'metric_names', 'WholeEpoch',
+           'compute_metric', 'list_metrics', 'ByTarget', 'get_metric']
 
 # %% ../../nbs/train/02_metrics.ipynb #09bb7ac8
 import inspect
@@ -561,6 +562,50 @@ def pearson_corrcoef(
     p, t = (o.double() - o.double().mean(0) for o in _same(preds, targs))
     return ((p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0))).mean().float()
 
+
+def _ranks(x: Tensor) -> Tensor:  # (n,) -> (n,) double
+    "Positions in the sorted order, from 1; equal numbers share the mean of theirs."
+    _, which, counts = x.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[which]
+
+
+def spearman_corrcoef(
+    preds: Tensor,  # (n,) or (n,k)
+    targs: Tensor,  # same number of values
+) -> Tensor:  # -1 to 1; nan where one of them does not vary
+    "Correlation of the ranks of predicted and true numbers, the mean over the k values: 1 for the same order."
+    p, t = _same(preds, targs)
+    columns = [torch.stack([_ranks(o) for o in x.reshape(len(x), -1).T], dim=1) for x in (p, t)]
+    return pearson_corrcoef(*columns)
+
+
+def explained_variance_score(
+    preds: Tensor,  # (n,) or (n,k)
+    targs: Tensor,  # same number of values
+) -> Tensor:  # up to 1
+    "As `r2_score`, but that all answers are too high or too low by the same amount does not count."
+    p, t = (o.double() for o in _same(preds, targs))
+    return r2_score(p - (p - t).mean(0), t)
+
+
+def msle(
+    preds: Tensor,  # (n,) or (n,k), above -1
+    targs: Tensor,  # same number of values, above -1
+) -> Tensor:
+    "Mean of `(log(1 + pred) - log(1 + targ)) ** 2`: by how much numbers that range widely are wrong, as a share."
+    p, t = (o.double().log1p() for o in _same(preds, targs))
+    return ((p - t) ** 2).mean().float()
+
+
+def exp_rmspe(
+    preds: Tensor,  # (n,) or (n,k), logarithms
+    targs: Tensor,  # same number of values, logarithms
+) -> Tensor:
+    "Root of the mean square of the error as a share of the true number, for predicted logarithms."
+    p, t = (o.double().exp() for o in _same(preds, targs))
+    return (((t - p) / t) ** 2).mean().sqrt().float()
+
 # %% ../../nbs/train/02_metrics.ipynb #fc0a05c2
 def metric_name(f: Any) -> str:
     "Column name of a metric: its `name`, or the name of the function inside a `partial`, or its class in snake case."
@@ -657,6 +702,10 @@ METRICS: dict[str, Callable] = {
         mae,
         r2_score,
         pearson_corrcoef,
+        spearman_corrcoef,
+        explained_variance_score,
+        msle,
+        exp_rmspe,
     )
 }
 

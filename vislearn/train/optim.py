@@ -12,6 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -64,6 +65,11 @@ class _Optimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._load(state_dict)
+
+    @property
+    def hypers(self) -> list[Mapping[str, Any]]:
+        "The hyperparameters of each group under fastai's names, to read; `set_hyper` changes them."
+        return [MappingProxyType(_fastai_hypers(group)) for group in self.param_groups]
 
     @torch.no_grad()
     def step(
@@ -540,6 +546,14 @@ def get_hyper(
         if key in group:
             return group[key] if i is None else group[key][i]
     return None
+
+
+def _fastai_hypers(group: Mapping[str, Any]) -> dict[str, Any]:
+    "What is set for a group, under fastai's names where it has one."
+    torchs = {key for keys in HYPERS.values() for key, _ in keys}
+    plain = {k: v for k, v in group.items() if k != 'params' and k not in torchs}
+    renamed = {name: get_hyper(group, name) for name in HYPERS}
+    return plain | {name: v for name, v in renamed.items() if v is not None}
 
 
 def _per_group(groups: Sequence[Mapping[str, Any]], name: str, value: Any) -> list[float]:
