@@ -175,3 +175,77 @@ def test_python_of_a_configuration_gives_the_same_first_batch(name, train_set, v
     (xb, yb), (again, labels_again) = dls.train.one_batch(), names['dls'].train.one_batch()
     assert (xb == again).all() and (yb == labels_again).all()
     assert learn.validate()[0] == names['learn'].validate()[0]
+
+
+def test_a_learner_goes_back_to_a_configuration(train_set, tmp_path):
+    import tomllib
+
+    from vislearn import all as v
+    from vislearn.app.config import to_toml
+
+    dls = v.ImageDataLoaders.from_folder(
+        train_set,
+        valid_pct=0.25,
+        seed=3,
+        item_tfms=v.RandomResizedCrop(32, min_scale=0.5),
+        batch_tfms=v.aug_transforms(),
+        bs=8,
+        num_workers=0,
+        device='cpu',
+    )
+    cbs = [v.MixUp(0.3), v.EarlyStoppingCallback('+accuracy', patience=3)]
+    options = dict(pretrained=False, seed=4, opt_func='sgd', cbs=cbs, precision='fp32')
+    learn = v.vision_learner(dls, 'test_resnet', metrics=[v.accuracy, 'f1_score'], path=tmp_path, **options)
+    learn.lr_find(num_it=3, show_plot=False)
+    learn.fit_one_cycle(1, slice(1e-4, 1e-3))
+    learn.freeze()
+    learn.fit(1, cbs=v.Unfreeze({0: 'head'}))
+    cfg = tomllib.loads(to_toml(learn.config()))
+    assert [phase['type'] for phase in cfg['fit']] == ['fit_one_cycle', 'freeze_to', 'fit']
+    assert cfg['fit'][0] == {'type': 'fit_one_cycle', 'n_epoch': 1, 'lr_max': {'slice': [1e-4, 1e-3]}}
+    again, built = build(cfg)
+    fresh = v.ImageDataLoaders.from_folder(**{k: value for k, value in dls.made_by.args.items() if k != 'cls'})
+    assert (again.train.one_batch()[0] == fresh.train.one_batch()[0]).all()
+    for phase in phases(cfg):
+        run_phase(built, phase)
+    want = [{k: x for k, x in row.items() if k != 'time'} for row in learn.history]
+    assert [{k: x for k, x in row.items() if k != 'time'} for row in built.history] == want
+
+
+def test_a_datablock_goes_back_to_a_configuration(train_set):
+    from vislearn import all as v
+
+    block = v.DataBlock(
+        blocks=(v.ImageBlock, v.CategoryBlock),
+        get_items=v.get_image_files,
+        splitter=v.RandomSplitter(0.2, seed=1),
+        get_y=v.parent_label,
+        item_tfms=v.Resize(32),
+    )
+    dls = block.dataloaders(train_set, bs=4, seed=5, num_workers=0, device='cpu')
+    learn = v.vision_learner(dls, v.resnet18, pretrained=False, seed=1)
+    again, _ = build(learn.config())
+    assert again.valid.items == dls.valid.items and again.vocab == dls.vocab
+    assert (again.train.one_batch()[0] == dls.train.one_batch()[0]).all()
+
+
+def test_what_no_file_can_hold_is_named(train_set):
+    from vislearn import all as v
+    from vislearn.described import NotDescribed
+
+    def learner(label_func, **options):
+        files = v.get_image_files(train_set)
+        dls = v.ImageDataLoaders.from_path_func(train_set, files, label_func, seed=0, bs=4, item_tfms=v.Resize(32))
+        return v.vision_learner(dls, 'test_resnet', pretrained=False, **options)
+
+    with pytest.raises(NotDescribed, match='data.label_func: .*lambda.* define it in a module'):
+        learner(lambda f: f.parent.name).config()
+    with pytest.raises(NotDescribed, match='learner.loss_func: a CrossEntropyLoss cannot be written'):
+        import torch
+
+        learner(v.parent_label, loss_func=torch.nn.CrossEntropyLoss()).config()
+    with pytest.warns(UserWarning, match=r'\[learner\] had no seed'):
+        learner(v.parent_label).config()
+    learn = v.Learner([[], []], torch.nn.Linear(2, 2), loss_func=torch.nn.CrossEntropyLoss())
+    with pytest.raises(NotDescribed, match='not known how these loaders were made'):
+        learn.config()

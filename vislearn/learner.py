@@ -40,6 +40,7 @@ from vislearn.deploy.bundle import (
 from .deploy.card import model_card
 from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
+from .described import MadeBy, learner_config, remembers_call
 from .distrib import barrier, is_main, together, world_size
 from .interpret.results import show_results
 from .io import writable
@@ -48,7 +49,7 @@ from .models.layers import is_batch_norm
 from .models.memory import to_channels_last
 from .models.vision_model import VisionModel
 from .recipes import Recipe, get_recipe
-from .train.calls import Call, resume_call, under_way
+from .train.calls import Call, remember, resume_call, under_way
 from .train.checkpoint import Checkpoint
 from .train.events import Callback
 from .train.features import FeatureLoaders, HeadModel
@@ -273,6 +274,8 @@ class Learner(TrainLoop):
         self.train_bn = train_bn
         self.moms = self.recipe.moms if moms is None else moms
         self.in_call = False  # is one of the calls that train under way
+        self.made_by: MadeBy | None = None  # the call that made it, for `config`
+        self.calls_made: tuple[Call, ...] = ()  # what it was told to do since
         self.trained_vocab = _vocab_of(dls)  # what the outputs mean
         self._kept_predictor = KeptPredictor()
         own = [cbs] if isinstance(cbs, type) else listify(cbs)
@@ -361,6 +364,8 @@ class Learner(TrainLoop):
         "Freeze the layer groups before `n`; the optimizer starts new."
         self.set_trainable(n)
         self.opt = None
+        if not self.in_call:
+            remember(self, Call('freeze_to', {'n': n}))
 
     def freeze(self) -> None:
         "Let only the last layer group learn; the optimizer starts new."
@@ -438,7 +443,7 @@ class Learner(TrainLoop):
         shape: dict[str, Any] = dict(lr_max=lr_max, div=div, div_final=div_final, pct_start=pct_start, moms=moms)
         momentum = ParamScheduler({'mom': combined_cos(pct_start, *(moms or self.moms))})
         own = [cbs] if isinstance(cbs, type) else listify(cbs)
-        with under_way(self, Call('fit_one_cycle', args | shape), [*own, momentum], checkpoint):
+        with under_way(self, Call('fit_one_cycle', args | shape, own), [*own, momentum], checkpoint):
             self.fit(lr=lr_max, schedule=one_cycle(pct_start, div, div_final), **args)
 
     def fit_flat_cos(
@@ -542,6 +547,7 @@ class Learner(TrainLoop):
                 f'this one is a {type(self.model).__name__}'
             )
         n_epoch = as_int(n_epoch, 'n_epoch', least=0)
+        before = self.calls_made
         self.freeze()
         dls, model = self.dls, self.model
         self.dls = FeatureLoaders(dls, model, as_int(views, 'views', least=1), self.precision)
@@ -551,6 +557,8 @@ class Learner(TrainLoop):
         finally:
             self.dls, self.model = dls, model
             self.opt = None
+        self.calls_made = before
+        remember(self, Call('fit_head', dict(n_epoch=n_epoch, lr_max=lr_max, views=views, wd=wd)), cbs)
 
     def resume(
         self,
@@ -798,6 +806,13 @@ class Learner(TrainLoop):
         about = {'target': self.dls.target.to_dict(), 'made_with': {'vislearn': __version__}}
         serve(predictor, host, port, options, about, heat_explainer(predictor))
 
+    def config(self) -> dict[str, Any]:
+        """Data, learner and fits so far as a configuration: `build(learn.config())` gives them again.
+
+        A `NotDescribed` error names what no file can hold, such as a lambda or a table in memory.
+        """
+        return learner_config(self)
+
     def summary(self) -> PrettyString:
         "A table of the model's layers, with optimizer, loss and callbacks."
         return learner_summary(self)
@@ -950,6 +965,7 @@ def _channels(dls: Any, arch: Any, normalize: bool) -> int:
     return len(norm.mean or [0])
 
 
+@remembers_call
 def vision_learner(
     dls: DataLoaders,
     arch: str | Callable | nn.Module,  # timm or torchvision name, torchvision function, or a module

@@ -36,6 +36,7 @@ from vislearn.data.stages import (
     taken,
 )
 from .targets import Category, MultiCategory, Points, Regression, Target
+from ..described import remembers_call
 from ..progress import echo
 
 # %% ../../nbs/data/23_block.ipynb #7e3b0d53
@@ -46,6 +47,7 @@ class ImageBlock:
         self,
         cls: type[PILImage] = PILImage,  # PILImage or PILImageBW
     ):
+        self.cls = cls
         self.mode = cls._mode
 
 
@@ -401,6 +403,7 @@ class DataBlock:
         return train, valid.valid()
 
     @did_you_mean
+    @remembers_call
     def dataloaders(
         self,
         source: Any,  # what get_items takes: a folder, a table, a list
@@ -437,6 +440,11 @@ class DataBlock:
             sampler=sampler,
             path=path,
         )
+
+    def params(self) -> dict[str, Any]:
+        "The keyword arguments that make an equal block."
+        names = ('blocks', 'item_tfms', 'batch_tfms', 'valid_tfms', 'get_items', 'splitter', 'get_x', 'get_y')
+        return {k: getattr(self, k) for k in names}
 
     def weighted_dataloaders(
         self,

@@ -42,6 +42,7 @@ from .preview import draw_pictures, early_pictures, trace_item
 from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
 from .workers import Workers
+from ..described import MadeBy
 from ..distrib import local_world_size, shares
 from ..progress import echo
 from ..table import write_csv
@@ -552,6 +553,7 @@ class DataLoaders:
         get_y: Callable | None = None,  # from an item to its label, for `test_dl(with_labels=True)`
         device: str | torch.device | None = None,  # where batches arrive; the loaders' own if not given
     ):
+        self.made_by: MadeBy | None = None  # the call that made them, for a configuration
         self.loaders = list(loaders)
         self.path = Path(path)
         self.get_y = get_y

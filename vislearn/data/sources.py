@@ -29,6 +29,7 @@ from .loaders import DataLoaders
 from .split import ColSplitter, FuncSplitter, RandomSplitter
 from .tables import as_records, distinct_names, file_of, folder_of, read_list, read_names, read_table
 from .targets import Category, MultiCategory, Regression, Target, guess_target
+from ..described import remembers_call
 
 # %% ../../nbs/data/25_sources.ipynb #ab81cc71
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +114,15 @@ _F = TypeVar('_F', bound=Callable)
 def takes_options(
     f: _F,  # a function that ends in **options: Unpack[LoaderKeywords]
 ) -> _F:
-    "Decorator: `f` has the fields of `LoaderOptions` in its signature, where notebooks and `did_you_mean` look."
+    """Decorator: `f` has the fields of `LoaderOptions` in its signature, where notebooks and `did_you_mean` look.
+
+    What it makes remembers the call.
+    """
     sig = inspect.signature(f)
     own = [p for p in sig.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = inspect.signature(LoaderOptions).parameters.values()
     f.__signature__ = sig.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return f
+    return remembers_call(f)
 
 # %% ../../nbs/data/25_sources.ipynb #56263ede
 _BLOCKS: dict[type[Target], type[TargetBlock]] = {

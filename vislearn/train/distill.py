@@ -77,6 +77,7 @@ class Teacher:
         teacher: TrainLoop | nn.Module | str | Path,  # a learner, a network, or an export's file
         features: bool = False,  # give its pooled features beside its logits?
     ):
+        self.file = str(teacher) if isinstance(teacher, (str, Path)) else None
         if isinstance(teacher, (str, Path)):
             teacher = _learner_of(Path(teacher))
         model = teacher.model if isinstance(teacher, TrainLoop) else teacher
@@ -354,6 +355,13 @@ class Distill(Callback):
         if self.projection is None:
             self.projection = Projection(ours.shape[1], theirs.shape[1], ours.device)
         return F.mse_loss(self.projection.layer(ours), theirs)
+
+    def params(self) -> dict[str, Any]:
+        "The keyword arguments that make an equal callback."
+        if self.teacher.file is None:
+            raise ValueError('Distill: the teacher is no file; export it, and give Distill the path')
+        names = ('alpha', 'T', 'labels', 'features')
+        return {'teacher': self.teacher.file} | {k: getattr(self, k) for k in names}
 
     def state_dict(self):
         state: dict[str, Any] = {'alpha': self.alpha, 'T': self.T, 'labels': self.labels, 'features': self.features}

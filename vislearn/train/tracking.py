@@ -7,6 +7,7 @@ __all__ = ['FALLING', 'Better', 'TrackerCallback', 'EarlyStoppingCallback', 'Red
            'TerminateOnNaNCallback']
 
 # %% ../../nbs/train/16_tracking.ipynb #0b2188ce
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -54,6 +55,12 @@ class TrackerCallback(Callback):
             falls = any(word in monitor for word in FALLING)
         self.sign = -1.0 if falls else 1.0
         self.reset()
+
+    def params(self) -> dict[str, Any]:
+        "The keyword arguments that make an equal callback."
+        names = [k for k in inspect.signature(type(self)).parameters if k != 'comp']
+        sign = '-' if self.sign < 0 else '+'
+        return {k: getattr(self, k) for k in names} | {'monitor': f'{sign}{self.monitor}'}
 
     def reset(self) -> None:
         "Forget the best."

@@ -15,7 +15,7 @@ from .checkpoint import get_rng_state, set_rng_state
 from .lr_find import LRFinder, suggest_lrs, valley
 
 # %% ../../nbs/train/27_trials.ipynb #57709b12
-_KEPT = ('opt', '_made_opt', 'n_fits', 'trained_vocab')  # attributes of a learner that a fit changes
+_KEPT = ('opt', '_made_opt', 'n_fits', 'trained_vocab', 'calls_made')  # attributes of a learner that a fit changes
 
 
 @contextmanager
