@@ -27,6 +27,7 @@ from PIL import Image
 from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
 from torch import nn
 
+from vislearn.clean.folds import find_label_errors
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
 from vislearn.data.image import PILImage, PILImageBW
@@ -38,6 +39,7 @@ from vislearn.data.split import RandomSplitter
 from vislearn.data.targets import Category
 from vislearn.deploy.bundle import BundleError
 from vislearn.fastai_names import cnn_learner
+from vislearn.interpret.interpretation import ClassificationInterpretation
 from vislearn.learner import Learner, load_learner, vision_learner
 from vislearn.models.layers import is_batch_norm
 from vislearn.recipes import Recipe, get_recipe
@@ -1369,3 +1371,34 @@ def test_a_network_that_does_not_fit_the_pictures_says_what_it_was_given(picture
     with pytest.raises(RuntimeError, match='channels') as e:
         learn.fit(1)
     assert any('in the network TinyNet, given (8, 1, 32, 32) float32 (grey pictures)' in n for n in e.value.__notes__)
+
+
+def everything_after_training(learn):
+    "Numbers from training a copy, judging, explaining and looking for label errors."
+    interp = ClassificationInterpretation.from_learner(learn)
+    interp.print_classification_report()
+    interp.plot_pr_curve()
+    plt.close('all')
+    copied = copy.deepcopy(learn)
+    copied.fit(1)
+    errors = find_label_errors(learn.get_preds()[0], learn.get_preds()[1])
+    return interp.confusion_matrix().tolist(), errors, interp.cam([0])[0], copied.history[-1]['valid_loss']
+
+
+@pytest.mark.parametrize('switch', ['inference_mode', 'no_grad', 'float64', 'meta', 'a device without a driver'])
+def test_what_follows_training_does_not_mind_torchs_switches(pictures, tmp_path, switch):
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), metrics=[], default_cbs=False, seed=0)
+    matrix, errors, heat, loss = everything_after_training(learn)
+    device = 'meta' if switch == 'meta' or torch.accelerator.is_available() else 'cuda'
+    try:
+        if switch == 'float64':
+            torch.set_default_dtype(torch.float64)
+        if switch in ('meta', 'a device without a driver'):
+            torch.set_default_device(device)
+        with torch.inference_mode(switch == 'inference_mode'), torch.set_grad_enabled(switch != 'no_grad'):
+            again = everything_after_training(learn)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert again[:2] == (matrix, errors) and again[3] == pytest.approx(loss, rel=1e-4)
+    torch.testing.assert_close(again[2].float(), heat)

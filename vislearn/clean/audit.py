@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .folds import OutOfFold, find_label_errors
 from .stats import find_copies, picture_stats, shrink_to
-from ..core import suggest
+from ..core import as_tensor, suggest
 from ..data.decode import ImageError
 from ..data.image import open_image
 from ..data.loaders import DataLoaders
@@ -125,7 +125,7 @@ def outlier_scores(
     "How far each vector is by angle from its `k` nearest, against how far that usually is."
     v = F.normalize(vecs)
     if len(v) < k + 2:
-        return torch.zeros(len(v))
+        return torch.zeros(len(v), device='cpu')
     distances = []
     for part in v.split(2048):
         nearest = (part @ v.T).topk(k + 1, 1).values[:, 1:]  # without the first: the point itself
@@ -293,7 +293,7 @@ class DataAudit:
         ds = self.dls.train.dataset
         if ds.vocab is None or ds.target is None or ds.y is None or not len(ds):
             return _table([])
-        counts = torch.tensor(ds.target.counts(ds.y))
+        counts = as_tensor(ds.target.counts(ds.y))
         mean = float(counts.float().mean())
         few = max(self.limits.few, self.limits.rare * mean)
         rows = []

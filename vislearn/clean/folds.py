@@ -22,8 +22,10 @@ from ..data.targets import Target, target_of
 from ..interpret.calibrate import fit_temperature, rescale
 from ..interpret.embed import embed
 from ..learner import Learner, vision_learner
+from ..train.safety import torch_switches
 
 # %% ../../nbs/clean/01_folds.ipynb #96cc4745
+@torch_switches(grad=True)
 def find_label_errors(
     probs: Tensor,  # (n,c) probabilities from a model that was not trained on these items
     targs: Tensor,  # (n,) given class numbers, or (n,c) 0/1
@@ -182,6 +184,7 @@ def _fine_tune(learn: Learner) -> None:
     learn.fine_tune(3)
 
 
+@torch_switches(grad=True)
 def cross_validate(
     block: DataBlock,  # its splitter is replaced
     source: Any,  # what the block's `dataloaders` takes

@@ -57,8 +57,8 @@ def shrink_to(
     return crop
 
 
-_luminance = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-_laplace = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+_luminance = torch.tensor([0.299, 0.587, 0.114], device='cpu')[:, None, None]
+_laplace = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device='cpu')[None, None]
 
 
 def picture_stats(
@@ -74,7 +74,7 @@ def picture_stats(
 
     x = open_image(src, crop=crop)  # (3,h,w) uint8
     grey = (x.float() * _luminance).sum(0)  # (h,w) 0-255
-    low, high = torch.quantile(grey.flatten(), torch.tensor([0.05, 0.95])).tolist()
+    low, high = torch.quantile(grey.flatten(), torch.tensor([0.05, 0.95], device='cpu')).tolist()
     edges = F.conv2d(grey[None, None], _laplace) if min(grey.shape) > 2 else grey
     variance = float(grey.var(correction=0))
     thumb = F.adaptive_avg_pool2d(grey[None], 24).flatten()
@@ -101,7 +101,7 @@ def alike_pairs(
         return []
     bits = _signs(s.bits for s in stats)
     mirrored = _signs(s.mirrored for s in stats)
-    flat = torch.tensor([s.contrast < 4 for s in stats])  # in an even picture the bits are noise
+    flat = torch.tensor([s.contrast < 4 for s in stats], device='cpu')  # in an even picture the bits are noise
     best: dict[tuple[int, int], float] = {}
     for other, flip in ((bits, False), (mirrored, True)):
         for i, j in _close_pairs(bits, other, ~flat, max_bits):

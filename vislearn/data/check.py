@@ -168,10 +168,11 @@ def _spread(parts: Sequence[Part], target: Target) -> str:
 def alike_labels(
     vocab: Iterable[Any],
 ) -> list[list[Any]]:
-    "Labels that differ in no more than spaces, case, width or kind (1 and '1'): probably the same label."
+    "Labels that differ in no more than spaces, case, width, invisible characters or kind (1 and '1'): probably the same label."
     groups: dict[str, list[Any]] = {}
     for label in vocab:
         folded = unicodedata.normalize('NFKC', str(label)).casefold()
+        folded = ''.join(c for c in folded if unicodedata.category(c) != 'Cf')
         groups.setdefault(' '.join(folded.split()), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
 

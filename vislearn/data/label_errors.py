@@ -19,7 +19,7 @@ def errors_of_one_label(
 ) -> LabelErrors:
     "Pictures whose label is probably wrong, each with the class that should be there."
     targs = targs.long()
-    given = probs[torch.arange(len(targs)), targs]  # (n,) probability of the given label
+    given = probs[torch.arange(len(targs), device=targs.device), targs]  # (n,) probability of the given label
     other, likely = probs.scatter(1, targs[:, None], -1.0).max(1)
     found: LabelErrors = []
     for label, share in enumerate(_false_share(probs, targs).tolist()):

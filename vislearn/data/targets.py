@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import suggest
+from ..core import as_tensor, suggest
 from .answers import Answer, CategoryAnswer, MultiCategoryAnswer, PointsAnswer, RegressionAnswer
 from .label_errors import LabelErrors, errors_of_one_label, errors_of_several_labels
 from .labels import elements_of, is_missing, plain_label
@@ -708,10 +708,10 @@ class MultiCategory(_Labels):
         return torch.tensor(values, dtype=torch.float32, device='cpu')
 
     def decode(self, y):
-        return [self.vocab[i] for i in self.one_hot(torch.as_tensor(y)).nonzero().flatten().tolist()]
+        return [self.vocab[i] for i in self.one_hot(as_tensor(y)).nonzero().flatten().tolist()]
 
     def show(self, y):
-        shares = torch.as_tensor(y).float().tolist()
+        shares = as_tensor(y).float().tolist()
         parts = [_with_share(label, share) for label, share in zip(self.vocab, shares) if share > 0]
         return ';'.join(parts)
 
@@ -872,7 +872,7 @@ class Regression(Target):
         return y.tolist() if isinstance(y, Tensor) else y
 
     def show(self, y):
-        return ', '.join(f'{v:.4g}' for v in torch.as_tensor(y).flatten().tolist())
+        return ', '.join(f'{v:.4g}' for v in as_tensor(y).flatten().tolist())
 
     def loss_func(self):
         return SquaredError()
@@ -1012,4 +1012,4 @@ def has_several_labels(
     targs: Tensor,  # (n,) class numbers, or (n,c) 0-1
 ) -> bool:
     "Do the targets have a column for each prediction?"
-    return torch.as_tensor(targs).shape == torch.as_tensor(preds).shape
+    return as_tensor(targs).shape == as_tensor(preds).shape

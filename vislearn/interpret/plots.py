@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import listify
+from ..core import as_tensor, listify
 from ..data.show import get_grid
 from ..data.targets import target_of
 from ..table import shorten
@@ -386,9 +386,9 @@ def plot_threshold(
     ax: Any = None,  # Axes to draw on
 ) -> Any:  # Axes
     "Draw precision, recall and F against the threshold, with the best one marked."
-    grid = torch.linspace(0, 1, 201)[:-1]
-    found = torch.as_tensor(scores).cpu()[:, None] > grid  # (n,200)
-    is_true = (torch.as_tensor(truth) > 0.5).cpu()
+    grid = torch.linspace(0, 1, 201, device='cpu')[:-1]
+    found = as_tensor(scores).cpu()[:, None] > grid  # (n,200)
+    is_true = (as_tensor(truth) > 0.5).cpu()
     right = (found & is_true[:, None]).sum(0).double()
     n_found = found.sum(0).double()
     n_true = is_true.sum().double()

@@ -51,7 +51,15 @@ from vislearn.train.ranks import (
     share_statistics,
     whole_loss,
 )
-from .safety import CtrlC, LossGuard, NonFiniteLoss, OneAtATime, held_ctrl_c, torch_switches
+from vislearn.train.safety import (
+    CtrlC,
+    LossGuard,
+    NonFiniteLoss,
+    OneAtATime,
+    held_ctrl_c,
+    replace_inference_tensors,
+    torch_switches,
+)
 
 # %% ../../nbs/train/06_loop.ipynb #75e026c7
 class SmoothLoss:
@@ -431,6 +439,7 @@ class TrainLoop(CallbackHost):
         self.mid_batch = False
         self.n_iter = 0
         self._to_device()
+        replace_inference_tensors(self.model)
         begin_alike(self)
         self.prepare_opt()
         self._drop_gradients()

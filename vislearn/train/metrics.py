@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import suggest
+from ..core import as_tensor, suggest
 from ..data.targets import Target, has_several_labels
 
 # %% ../../nbs/train/02_metrics.ipynb #4edd55c0
 def _one_label(preds: Any, targs: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
     "Logits `(n,c)` and class numbers `(n,)`, from tensors with any leading dimensions."
-    p, t = torch.as_tensor(preds).movedim(axis, -1), torch.as_tensor(targs)
+    p, t = as_tensor(preds).movedim(axis, -1), as_tensor(targs)
     c = p.shape[-1] if p.ndim > 1 else 1
     shapes = f'preds {tuple(p.shape)} and targs {tuple(t.shape)} {str(t.dtype)[6:]}'
     if c < 2 or t.is_floating_point() or t.numel() * c != p.numel():
@@ -48,7 +48,7 @@ def _one_label(preds: Any, targs: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
 # %% ../../nbs/train/02_metrics.ipynb #ee4a5687
 def _same(preds: Any, targs: Any) -> tuple[Tensor, Tensor]:
     "Predictions and targets `(n,c)` of one shape; `(n,)` is read as one column."
-    p, t = torch.as_tensor(preds), torch.as_tensor(targs)
+    p, t = as_tensor(preds), as_tensor(targs)
     if p.numel() != t.numel() or len(p) != len(t):
         raise ValueError(
             f'preds and targs must have the same shape; got preds {tuple(p.shape)} and targs {tuple(t.shape)}'
@@ -298,15 +298,15 @@ def exact_match(
 # %% ../../nbs/train/02_metrics.ipynb #15b934e0
 def _walk(scores: Any, truth: Any) -> tuple[Tensor, Tensor, Tensor]:
     "Thresholds from high to low with the true and false positives at or above each."
-    s = torch.as_tensor(scores).flatten().cpu().double()
-    y = (torch.as_tensor(truth) > 0.5).flatten().cpu()
+    s = as_tensor(scores).flatten().cpu().double()
+    y = (as_tensor(truth) > 0.5).flatten().cpu()
     if len(s) != len(y):
         raise ValueError(f'scores and truth must have the same length; got {len(s)} and {len(y)}')
     s, order = s.sort(descending=True)
     end = torch.ones(min(1, len(s)), dtype=torch.bool, device='cpu')
     last = torch.cat([s[1:] != s[:-1], end])  # last of each run of equal scores
     tp = y[order].double().cumsum(0)
-    return s[last], tp[last], (torch.arange(1, len(s) + 1).double() - tp)[last]
+    return s[last], tp[last], (torch.arange(1, len(s) + 1, device='cpu').double() - tp)[last]
 
 # %% ../../nbs/train/02_metrics.ipynb #1ce71739
 def roc_curve(
@@ -383,7 +383,7 @@ def _mean_area(
     "The area of each class, or their mean; a class without one is nan and left out of the mean."
     if average == 'micro':
         return area(scores.flatten(), truth.flatten()).float()
-    nan = torch.tensor(math.nan)
+    nan = torch.tensor(math.nan, device='cpu')
     each = [area(s, t) if has else nan for s, t, has in zip(scores.T, truth.T, seen.tolist())]
     areas = torch.stack([o.float() for o in each])  # (c,)
     if average in ('none', None):
@@ -391,7 +391,7 @@ def _mean_area(
     if average == 'binary':
         return areas[pos_label]
     seen = seen.cpu()
-    weight = truth.sum(0).cpu()[seen] if average == 'weighted' else torch.ones(int(seen.sum()))
+    weight = truth.sum(0).cpu()[seen] if average == 'weighted' else torch.ones(int(seen.sum()), device='cpu')
     return (areas[seen] * weight).sum() / weight.sum()
 
 
@@ -437,7 +437,7 @@ def best_threshold(
 ) -> float:  # 0-1; 0.5 where the label does not occur
     "The threshold with the highest F-beta, halfway to the next lower score."
     prec, rec, th = precision_recall_curve(scores, truth)
-    if not len(th) or not (torch.as_tensor(truth) > 0.5).any():
+    if not len(th) or not (as_tensor(truth) > 0.5).any():
         return 0.5
     f = ((1 + beta**2) * prec * rec / (beta**2 * prec + rec)).nan_to_num()
     i = int(f.argmax())
