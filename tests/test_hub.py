@@ -113,6 +113,19 @@ def test_hub_there_and_back(learn, hub, tmp_path):
     assert run(FETCH).split() == [str(o) for o in learn.dls.vocab]
 
 
+@pytest.mark.skipif(not find_spec('huggingface_hub'), reason='needs huggingface_hub')
+def test_a_learner_pushes_itself_with_its_card(learn, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', hub)
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    assert '/commit/' in learn.push_to_hub('someone/ants', token='hf_secret')
+    assert set(Hub.files) == {'export.pkl', 'README.md'}
+    front = yaml.safe_load(Hub.files['README.md'].decode().split('---\n')[1])
+    assert front['library_name'] == 'vislearn' and front['model-index']
+    (tmp_path / 'e.pkl').write_bytes(Hub.files['export.pkl'])
+    picture = learn.dls.valid.items[0]
+    assert load_learner(tmp_path / 'e.pkl').predict(picture)[0] == learn.predict(picture)[0]
+
+
 def test_model_at_an_address_is_fetched_only_with_its_sha256(learn, hub, tmp_path, monkeypatch):
     monkeypatch.setenv('VISLEARN_HOME', str(tmp_path / 'home'))
     data = learn.export(tmp_path / 'a.pkl').read_bytes()
@@ -162,6 +175,9 @@ def test_learner_writes_onnx(learn, tmp_path):
     from vislearn.deploy.runtime import OnnxPredictor
 
     file = learn.export_onnx(tmp_path / 'm.onnx', force=True)
+    preds = learn.get_preds()
+    before = OnnxPredictor(file).info['checked']['accuracy_before']
+    assert before == pytest.approx((preds[0].argmax(1) == preds[1]).double().mean().item())
     picture = learn.dls.valid.items[0]
     theirs = OnnxPredictor(file).predict(picture)[2]
     assert abs(theirs - learn.predict(picture)[2].numpy()).max() < 0.02

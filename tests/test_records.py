@@ -142,6 +142,69 @@ def test_resume_goes_on_with_a_half_written_file(exported, truth):
     assert [json.loads(o)['item'] for o in out.read_text().splitlines()] == [o['item'] for o in truth]
 
 
+def test_resume_goes_on_with_a_half_written_table(exported, truth):
+    import csv
+
+    from vislearn.app.predict import predict
+
+    out = exported / 'half.csv'
+    predict(str(exported / 'export.pkl'), str(exported / 'pictures'), out=out)
+    whole = out.read_bytes()
+    for share in (0.02, 0.5, 0.97):  # within the names of the columns, an answer, an error
+        out.write_bytes(whole[: int(len(whole) * share)])
+        predict(str(exported / 'export.pkl'), str(exported / 'pictures'), out=out, resume=True)
+        with open(out, newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert [o['item'] for o in rows] == [o['item'] for o in truth]
+        assert [bool(o['error']) for o in rows] == ['error' in o for o in truth]
+
+
+def test_a_hundred_thousand_pictures_take_no_more_memory_than_a_few_hundred(exported):
+    "Items are read as they are needed: memory is flat. (Ten thousand here; VISLEARN_FULL=1 takes all.)"
+    n = 100_000 if os.environ.get('VISLEARN_FULL') == '1' else 10_000
+    code = f"""import resource, sys
+from pathlib import Path
+from vislearn.app.predict import predict
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+model, picture, out = sys.argv[1:]
+def lines(n):
+    for i in range(n):
+        yield f'{{picture}}?{{i}}' if i % 100 == 99 else picture
+sys.stdin = lines(600)
+predict(model, '-', out=Path(out + '0.jsonl'), batch_size=32)
+before = peak()
+sys.stdin = lines({n})
+predict(model, '-', out=Path(out + '1.jsonl'), batch_size=32)
+assert 'torch' not in sys.modules
+print('grown by', peak() - before)"""
+    command = [sys.executable, '-c', code, exported / 'tiny.onnx', exported / 'tiny.png', exported / 'many']
+    tiny_model(exported)
+    r = subprocess.run(
+        command, capture_output=True, text=True, timeout=1200, env={**os.environ, 'PYTHONPATH': str(ROOT)}
+    )
+    assert r.returncode == 0, r.stderr[-2000:]
+    records = (exported / 'many1.jsonl').read_text().splitlines()
+    assert len(records) == n and sum('"error"' in o for o in records) == n // 100
+    assert float(r.stdout.split()[-1]) < 40  # MB
+
+
+def tiny_model(folder: Path) -> None:
+    "A network that is quick, and a small picture, in a folder."
+    from PIL import Image
+    from torch import nn
+
+    from vislearn.data.loaders import BatchPipeline
+    from vislearn.data.resize import ItemPipeline, Resize
+    from vislearn.data.targets import Category
+    from vislearn.deploy.onnx import write_onnx
+    from vislearn.deploy.predictor import Predictor
+
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    predictor = Predictor(net, Category(['r', 'g', 'b']), ItemPipeline(Resize(8)).valid(), BatchPipeline([]))
+    Image.new('RGB', (16, 16), 'red').save(folder / 'tiny.png')
+    write_onnx(predictor, folder / 'tiny.onnx', [folder / 'tiny.png'])
+
+
 @pytest.mark.parametrize('damage', ['cut', 'external data', 'domain', 'huge', 'no metadata', 'not onnx'])
 def test_hostile_onnx_files_are_refused_by_name(exported, tmp_path, damage):
     import onnx

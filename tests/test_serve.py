@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -326,12 +327,73 @@ def test_corrections_can_be_reviewed_with_the_cleaner(server, folder):
     notes = (folder / 'feedback/feedback.jsonl').read_text().splitlines()
     assert [json.loads(o)['label'] for o in notes] == ['ant', 'bee', 'bee']
 
+    from vislearn.all import ImageClassifierCleaner, ImageDataLoaders, Learner, Resize, load_learner
+
+    dls = ImageDataLoaders.from_folder(folder / 'feedback', valid_pct=0.34, seed=0, item_tfms=Resize(64), bs=2)
+    net = load_learner(folder / 'export.pkl').model
+    cleaner = ImageClassifierCleaner(Learner(dls, net))
+    splits = [cleaner.review.pictures(o) for o in cleaner.review.load]
+    assert sorted(p.label for split in splits for p in split) == ['ant', 'bee', 'bee']
+    cleaner.cleaner.change(files[0], 'bee')  # the visitor was wrong
+    cleaner.cleaner.apply()
+    assert sorted(parent_label(o) for o in get_image_files(folder / 'feedback')) == ['bee', 'bee', 'bee']
+
+
+def test_numbers_are_in_the_form_that_prometheus_reads(server):
+    server.post('/predict', png(0))
+    server.post('/predict', b'<html>')
+    _, headers, body = server.ask('GET', '/metrics')
+    assert headers['content-type'].startswith('text/plain; version=0.0.4')
+    kinds: dict[str, str] = {}
+    values: dict[str, float] = {}
+    for line in body.decode().splitlines():
+        if line.startswith('# TYPE '):
+            name, kind = line.split()[2:]
+            assert name not in kinds and kind in ('counter', 'gauge', 'summary')
+            kinds[name] = kind
+        else:
+            found = re.fullmatch(r'([a-z_]+)(\{[a-z]+="[^"]*"\})? ([0-9.]+)', line)
+            assert found and any(found[1] in (k, f'{k}_sum', f'{k}_count') for k in kinds), line
+            assert found[1] + (found[2] or '') not in values
+            values[found[1] + (found[2] or '')] = float(found[3])
+    assert values['vislearn_requests_total{status="415"}'] >= 1
+    by_status = sum(v for k, v in values.items() if k.startswith('vislearn_requests_total'))
+    assert by_status == values['vislearn_request_seconds_count']
+
+
+LEARNER = """import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tiny import make_pictures
+from vislearn.all import ImageDataLoaders, Resize, vision_learner
+folder = Path(sys.argv[2])
+dls = ImageDataLoaders.from_folder(make_pictures(folder / 'colours'), valid_pct=0.2, seed=0, item_tfms=Resize(96))
+learn = vision_learner(dls, 'resnet18', path=folder, pretrained=False, seed=0)
+learn.export(folder / 'colours.pkl')
+learn.serve(port=int(sys.argv[3]))
+"""
+
+
+def test_a_learner_serves_itself(folder):
+    from vislearn.learner import load_learner
+
+    port = free_port()
+    args = Path(__file__).parent, folder, port
+    with running(LEARNER, *args, log=folder / 'learner.txt', port=port) as server:
+        status, record = server.post('/predict', png(1))
+        assert status == 200 and server.ask('GET', '/')[0] == 200
+        assert json.loads(server.ask('GET', '/page.json')[2])['explains'] is True
+        assert server.ask('POST', '/explain', png(1))[0] == 200
+    label, _, probs = load_learner(folder / 'colours.pkl').predict(png(1))
+    assert label == record['label'] and abs(float(probs.max()) - record['prob']) < 1e-5
+
 
 def test_where_the_network_looked_is_a_picture(server):
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: server.ask('POST', '/explain', png(4)), range(12)))
-    assert {o[0] for o in answers} <= {200, 503} and answers[0][0] == 200
-    assert Image.open(io.BytesIO(answers[0][2])).size == (64, 64)
+    explained = [o[2] for o in answers if o[0] == 200]
+    assert {o[0] for o in answers} <= {200, 503} and explained
+    assert all(Image.open(io.BytesIO(o)).size == (64, 64) for o in explained)
 
 
 def test_slow_clients_are_dropped(folder):

@@ -776,6 +776,7 @@ class Learner(TrainLoop):
             precision=precision,
             batch=batch,
             calibration=train.items[:: max(1, len(train) // 200)],
+            targets=valid.y if items is None else None,
             force=force,
         )
         return file
@@ -787,10 +788,11 @@ class Learner(TrainLoop):
         topk: int | None = None,  # labels in `probs`; None for all
         threshold: float | None = None,  # 0-1, instead of the model's own
         logits: bool = False,  # add the network's outputs?
+        bar: bool = True,  # show progress, where that can be shown?
     ) -> Iterator[dict[str, Any]]:
         "A record for each item, in order; a picture that cannot be used is a record with `error`. Memory stays flat."
         predictor = self._kept_predictor(self)
-        return predictor.records(items, bs=bs, topk=topk, threshold=threshold, logits=logits)
+        return predictor.records(items, bs=bs, topk=topk, threshold=threshold, logits=logits, bar=bar)
 
     def serve(
         self,

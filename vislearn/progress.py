@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from .core import suggest
-
 # %% ../nbs/03_progress.ipynb #e097f9fe
 MODES = ('notebook', 'terminal', 'plain', 'off')
 
@@ -37,6 +35,8 @@ def progress_mode() -> str:
     """
     if mode := os.environ.get('VISLEARN_PROGRESS'):
         if mode not in MODES:
+            from vislearn.core import suggest  # it needs torch, which programs that only predict may lack
+
             raise ValueError(f'VISLEARN_PROGRESS is {mode!r}, not one of {", ".join(MODES)}{suggest(mode, MODES)}')
         return mode
     if _in_notebook():
@@ -62,8 +62,10 @@ def progress_bar(
     mode = progress_mode()
     if mode in ('off', 'plain') or mode == 'terminal' and not hasattr(sys.stderr, 'write'):
         return it
-    from tqdm.auto import tqdm
-
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:  # where models only predict
+        return it
     return tqdm(it, total=total, desc=desc, leave=False)
 
 # %% ../nbs/03_progress.ipynb #e0cf7c3c

@@ -79,7 +79,7 @@ def predict(
     n_failed = 0
     with _output(out, answering, resume) as (write, done):
         left = (o for o in items if o.name not in done)
-        for record in records(answering, left, batch_size, topk, threshold, logits, workers):
+        for record in records(answering, left, batch_size, topk, threshold, logits, workers, bar=out is not None):
             write(record)
             if 'error' in record:
                 n_failed += 1
@@ -126,7 +126,9 @@ def _write(f: IO[str], text: str) -> None:
 def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
     from vislearn.deploy.records import flat
 
-    old = resume and out.exists()
+    if resume and out.exists():
+        _cut_half_row(out)
+    old = resume and out.exists() and out.stat().st_size > 0
     done = set()
     if old:
         with open(out, encoding='utf-8', newline='') as f:
@@ -141,6 +143,18 @@ def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
             f.flush()
 
         yield write, done
+
+
+def _cut_half_row(table: Path) -> None:
+    "Remove what was left of a row when writing was stopped in its middle."
+    with open(table, 'rb+') as f:
+        whole = n_quotes = end = 0
+        for line in f:
+            end += len(line)
+            n_quotes += line.count(b'"')
+            if line.endswith(b'\r\n') and n_quotes % 2 == 0:  # not within a quoted text
+                whole = end
+        f.truncate(whole)
 
 
 def _columns(engine: Any) -> list[str]:
@@ -243,8 +257,8 @@ class _Mirrored:
 
 
 def _mirror(pixels: Any) -> Any:
-    "(h,w,c) arrays and (c,h,w) tensors, turned left to right."
-    return pixels[:, ::-1].copy() if hasattr(pixels, 'copy') else pixels.flip(-1)
+    "What ONNX Runtime's engine opened, or a tensor (c,h,w), turned left to right."
+    return pixels.mirrored() if hasattr(pixels, 'mirrored') else pixels.flip(-1)
 
 
 def _labelled(data: Path) -> list[tuple[str, str]]:
@@ -338,7 +352,7 @@ def _save_plot(draw: Any, file: Path) -> None:
 # %% ../../nbs/app/00_predict.ipynb #2d4dbaa5
 def export(
     model: str,  # what learn.export wrote
-    *pictures: str,  # to compare the new file on (and, for int8, to calibrate on): best those of validation
+    *pictures: str,  # to compare the new file on (and, for int8, to calibrate on): best a validation folder by label
     format: str = 'onnx',  # onnx, web (a page that predicts in the browser) or weights (a .pth file)
     out: Path | None = None,  # the file or, for web, the folder; beside the model if not given
     precision: str = 'fp32',  # fp32, fp16 or int8
@@ -362,16 +376,26 @@ def export(
     if not items:
         raise ValueError('give pictures to compare the new file on: vislearn export model.pkl valid/')
     predictor = load_predictor(source)
+    checks: dict[str, Any] = {'targets': _targets_of(items, predictor), 'force': force}
     if format == 'web':
         from vislearn.deploy.web import write_site
 
-        print(write_site(predictor, out or source.with_suffix(''), items, precision=precision, ort=ort, force=force))
+        print(write_site(predictor, out or source.with_suffix(''), items, precision=precision, ort=ort, **checks))
         return
     from vislearn.deploy.onnx import write_onnx
 
     file = out or source.with_suffix('.onnx')
-    write_onnx(predictor, file, items, precision=precision, calibration=items, force=force)
+    write_onnx(predictor, file, items, precision=precision, calibration=items, **checks)
     print(f'{file}: {file.stat().st_size / 2**20:.1f} MB')
+
+
+def _targets_of(items: list, predictor: Any) -> list[int] | None:
+    "What each picture is, where all lie in folders named like labels; else None."
+    if predictor.answer.task != 'Category':
+        return None
+    position = {str(o): i for i, o in enumerate(predictor.answer.vocab)}
+    found = [position.get(Path(str(o)).parent.name) for o in items]
+    return None if None in found else found  # type: ignore[return-value]
 
 # %% ../../nbs/app/00_predict.ipynb #5691ca2c
 def info(

@@ -26,6 +26,7 @@ def serve(
     max_body: int = 10_000_000,  # bytes of a request
     max_pixels: int = 50_000_000,  # of one picture
     queue: int = 64,  # pictures that may wait
+    batch_size: int = 8,  # pictures computed together at most
     feedback: Path | None = None,  # a folder for corrections that visitors make
 ) -> None:
     "Serve a model and a page to try it, until the process is stopped."
@@ -41,6 +42,7 @@ def serve(
         max_body=max_body,
         max_pixels=max_pixels,
         queue=queue,
+        batch_size=batch_size,
         feedback=feedback,
     )
     explain = None

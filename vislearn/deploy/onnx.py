@@ -26,7 +26,7 @@ from ..data.resize import CropPad, RatioResize, Resize, SquishCrop
 from ..data.targets import Target
 from .bundle import config_of
 from .predictor import Predictor
-from .records import RECORD_VERSION
+from .records import RECORD_VERSION, records
 from .runtime import ONNX_VERSION, OnnxPredictor
 from ..io import replacing
 from ..models.fold import conv_bn_pairs, fold
@@ -44,7 +44,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self._names = (f'v{i}' for i in itertools.count())
+        self._names = (f'pre_{i}' for i in itertools.count())  # unlike any of the network's
 
     def constant(
         self,
@@ -188,19 +188,26 @@ PLANS: dict[type, Callable[..., Plan]] = {
 }
 
 
-def _apply(g: Graph, x: str, plan: Plan) -> str:
-    "The operations that carry out a plan on `x` (n,c,h,w) float in 0..255."
-    top, left = plan.top.integer(), plan.left.integer()
-    bottom, right = (plan.top + plan.box_h).integer(), (plan.left + plan.box_w).integer()
-    starts = g.op('Concat', top, left, axis=0)
-    ends = g.op('Concat', bottom, right, axis=0)
+def _apply(g: Graph, x: str, plan: Plan, seen: Sequence[Number], shrunk: Sequence[Number]) -> str:
+    "The operations that carry out a plan on `x` (n,c,h,w) float in 0..255: `seen` pixels, `shrunk` from the original."
+    top, bottom = _range(plan.top, plan.box_h, seen[0], shrunk[0])
+    left, right = _range(plan.left, plan.box_w, seen[1], shrunk[1])
+    starts = g.op('Concat', top.integer(), left.integer(), axis=0)
+    ends = g.op('Concat', bottom.integer(), right.integer(), axis=0)
     x = g.op('Slice', x, starts, ends, g.constant([2, 3], np.int64))  # (n,c,box_h,box_w)
-    x = _resized(g, x, plan.box_h, plan.w)  # across, then down, whole bytes between them: as torch does it
+    x = _resized(g, x, bottom - top, plan.w)  # across, then down, whole bytes between them: as torch does it
     x = _resized(g, x, plan.h, plan.w)
     if not plan.has_pad:
         return x
     x = _pad(g, x, axis=2, n=plan.h, before=plan.pad_top, out=plan.out_h, mode=plan.pad_mode)
     return _pad(g, x, axis=3, n=plan.w, before=plan.pad_left, out=plan.out_w, mode=plan.pad_mode)
+
+
+def _range(start: Number, length: Number, n: Number, scale: Number) -> tuple[Number, Number]:
+    "Where a range of the original lies among the `n` pixels of its smaller form, as `apply_cut` has it."
+    first = (start * scale).rounded()
+    last = ((start + length) * scale).rounded().at_least(first + 1)
+    return first.at_most(n - 1), last.at_most(n)
 
 
 def _resized(g: Graph, x: str, h: Number, w: Number) -> str:
@@ -249,8 +256,9 @@ def preprocessing(
     channels = 1 if predictor.item_tfms.mode == 'L' else 3
     picture = 'picture' if batch else g.op('Unsqueeze', 'picture', g.constant([0], np.int64))
     x = g.op('Transpose', g.op('Cast', picture, to=1), perm=[0, 3, 1, 2])  # (n,c,h,w) float
-    h = Number(g, g.op('Cast', g.op('Shape', x, start=2, end=3), to=11))
-    w = Number(g, g.op('Cast', g.op('Shape', x, start=3, end=4), to=11))
+    seen = [Number(g, g.op('Cast', g.op('Shape', x, start=i, end=i + 1), to=11)) for i in (2, 3)]
+    h, w = (o.at_least(side) for o, side in zip(_original(g), seen))
+    shrunk = (seen[0] / h, seen[1] / w)
     to_pixels = [[g.number(1), g.number(0)], [g.number(1), g.number(0)]]  # scale and offset, down and across
     for step in predictor.item_tfms:
         if type(step) not in PLANS:
@@ -258,10 +266,11 @@ def preprocessing(
                 f'the item transform {step!r} cannot be written into an ONNX file; known are {_names(PLANS)}'
             )
         plan = PLANS[type(step)](step, g, h, w)
-        x = _apply(g, x, plan)
+        x = _apply(g, x, plan, seen, shrunk)
         to_pixels[0] = _back(to_pixels[0], plan.box_h / plan.h, plan.top, plan.pad_top)
         to_pixels[1] = _back(to_pixels[1], plan.box_w / plan.w, plan.left, plan.pad_left)
         h, w = plan.out_h, plan.out_w
+        seen, shrunk = [h, w], (g.number(1), g.number(1))
     x = g.op('Div', x, g.constant(255, np.float32))
     for step in predictor.batch_tfms:
         if type(step) is not Normalize:
@@ -274,9 +283,25 @@ def preprocessing(
         _add_matrix(g, to_pixels, h, w)
         outputs.append(helper.make_tensor_value_info('to_pixels', TensorProto.DOUBLE, [3, 3]))
     shape: list[str | int] = ['n', 'h', 'w', channels] if batch else ['h', 'w', channels]
-    inputs = [helper.make_tensor_value_info('picture', TensorProto.UINT8, shape)]
+    inputs = [
+        helper.make_tensor_value_info('picture', TensorProto.UINT8, shape),
+        helper.make_tensor_value_info('original', TensorProto.INT64, [2]),
+    ]
     graph = helper.make_graph(g.nodes, 'preprocessing', inputs, outputs, initializer=g.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=10)
+
+
+def _original(g: Graph) -> list[Number]:
+    """Height and width of the picture that was decoded to fewer pixels, which the graph may be given.
+
+    0, as it is not given, stands for the picture's own. Boxes are then rounded as PyTorch rounds them, which decodes
+    to fewer pixels too.
+    """
+    from onnx import numpy_helper
+
+    g.constants.append(numpy_helper.from_array(np.zeros(2, np.int64), 'original'))
+    sides = g.op('Cast', 'original', to=11)
+    return [Number(g, g.op('Gather', sides, g.constant([i], np.int64))) for i in (0, 1)]
 
 
 def _names(types: Iterable[type]) -> str:
@@ -375,8 +400,9 @@ def write_onnx(
     precision: str = 'fp32',  # 'fp32', 'fp16' (for GPUs) or 'int8' (for processors)
     batch: bool = False,  # take pictures of one size in batches (n,h,w,3), instead of one picture (h,w,3)?
     calibration: Sequence[Any] = (),  # pictures that int8 measures its ranges on, best those of training
+    targets: Sequence[Any] | None = None,  # what each item is, encoded (an index, or bool (c,)): measures the accuracy
     force: bool = False,  # write the file even if it disagrees with the learner?
-) -> dict[str, Any]:  # what was measured: items, largest_difference, agreement
+) -> dict[str, Any]:  # what was measured; see `compare`
     "Write an ONNX file, compare its answers with PyTorch's, and print how they differ."
     try:
         from onnx import compose
@@ -392,18 +418,18 @@ def write_onnx(
         net = _quantized(net, _inputs(predictor, calibration or items))
     elif precision == 'fp16':
         net = _halved(net)
-    joined = compose.merge_models(
-        compose.add_prefix(first, 'pre_', rename_inputs=False, rename_outputs=False), net, [('x', 'x')]
-    )
+    joined = compose.merge_models(first, net, [('x', 'x')])
     joined.producer_name = 'vislearn'
     joined.producer_version = __version__
     info = _info(predictor, precision)
     with replacing(Path(path)) as tmp:
         _save(joined, info, tmp)
-        checked = compare(predictor, OnnxPredictor(tmp), items)
+        checked = compare(predictor, OnnxPredictor(tmp), items, targets)
+        before = checked.get('accuracy_before')
         print(
             f'{Path(path).name}: {checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '
             f'probabilities differ by {checked["largest_difference"]:.2g} at most'
+            + (f'; accuracy {before:.1%} before, {checked["accuracy"]:.1%} after' if before is not None else '')
         )
         if not force:
             _check_agreement(Path(path).name, checked)
@@ -459,9 +485,11 @@ def _decode_at(steps: Sequence[Any]) -> dict[str, Any] | None:
     "How many pixels the first step needs, so that a large JPEG need not be decoded in full; None for all of them."
     first = steps[0] if steps else None
     if type(first) is Resize:
-        return {'side': list(first.size), 'fit': 'inside' if first.method == 'pad' else 'cover'}
+        return {'side': list(first.size), 'fit': first.method}
     if type(first) is SquishCrop:
-        return {'side': [o + first.extra for o in first.size], 'fit': 'cover'}
+        return {'side': list(first.size), 'fit': 'squish', 'extra': first.extra}
+    if type(first) is RatioResize:
+        return {'side': [first.max_sz, first.max_sz], 'fit': 'pad'}
     return None
 
 
@@ -469,18 +497,23 @@ def compare(
     predictor: Predictor,  # PyTorch
     other: Any,  # another engine
     items: Iterable[Any],  # pictures; those that cannot be opened are left out
+    targets: Sequence[Any] | None = None,  # what each item is, encoded: an index, or bool (c,)
 ) -> dict[str, Any]:
     """How the answers of two engines differ.
 
-    `items` compared, `largest_difference` of probabilities, and `agreement`, the share (0-1) of equal decisions.
+    `items` compared, `largest_difference` of probabilities, and `agreement`, the share (0-1) of equal decisions; with
+    `targets` also the shares of right ones, `accuracy_before` (the predictor's) and `accuracy` (the other's).
     """
     largest, equal, n = 0.0, 0, 0
+    n_right = [0, 0]
     items = list(items)
-    ours = predictor.records(items, logits=False)
-    for a, b in zip(ours, other.records(items)):
+    wanted = [None] * len(items) if targets is None else [_wanted(o) for o in targets]
+    for a, b, right in zip(predictor.records(items, bar=False), records(other, items, bar=True), wanted, strict=True):
         if 'error' in a and 'error' in b:
             continue
         n += 1
+        n_right[0] += _decision(a) == right
+        n_right[1] += _decision(b) == right
         if 'error' in a or 'error' in b:
             continue
         pa, pb = _numbers(a), _numbers(b)
@@ -488,7 +521,16 @@ def compare(
         equal += _decision(a) == _decision(b) if 'probs' in a else bool(np.allclose(pa, pb, rtol=0.01, atol=0.01))
     if not n:
         raise ValueError('none of the pictures can be opened')
-    return {'items': n, 'largest_difference': largest, 'agreement': equal / n}
+    found = {'items': n, 'largest_difference': largest, 'agreement': equal / n}
+    if targets is not None and predictor.target.vocab is not None:
+        found |= {'accuracy_before': n_right[0] / n, 'accuracy': n_right[1] / n}
+    return found
+
+
+def _wanted(target: Any) -> int | list[int]:
+    "The decision that is right: an index, or the indices of several labels."
+    y = np.asarray(target)
+    return int(y) if y.ndim == 0 else np.flatnonzero(y).tolist()
 
 
 def _numbers(record: dict[str, Any]) -> np.ndarray:

@@ -112,9 +112,10 @@ class Predictor:
         threshold: float | None = None,  # 0-1, instead of the model's own
         logits: bool = False,  # add the network's outputs?
         workers: int | None = None,  # threads that open pictures; None: one per processor, 8 at most
+        bar: bool = True,  # show progress, where that can be shown?
     ) -> Iterator[dict[str, Any]]:
         "A record for each item, in order; a picture that cannot be used is a record with `error`. See *records*."
-        return records(self, items, bs=bs, topk=topk, threshold=threshold, logits=logits, workers=workers)
+        return records(self, items, bs=bs, topk=topk, threshold=threshold, logits=logits, workers=workers, bar=bar)
 
     def answers(
         self,

@@ -13,7 +13,7 @@ import glob
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,7 @@ import numpy as np
 
 from ..data.answers import Answer
 from ..data.decode import ImageError, image_extensions
+from ..progress import progress_bar
 
 # %% ../../nbs/deploy/01_records.ipynb #736cac7f
 RECORD_VERSION = 1  # raised when the meaning of a key changes
@@ -230,10 +231,19 @@ def records(
     threshold: float | None = None,  # 0-1, instead of the model's own
     logits: bool = False,  # add the network's outputs?
     workers: int | None = None,  # threads that open pictures; None: one per processor, 8 at most
+    bar: bool = False,  # show progress, where that can be shown?
 ) -> Iterator[dict[str, Any]]:
     "A record for each item, in order."
     if bs < 1:
         raise ValueError(f'bs must be at least 1, got {bs}')
+    n_items = len(items) if isinstance(items, Sized) else None
+    stream = _records(engine, items, bs=bs, workers=workers, topk=topk, threshold=threshold, logits=logits)
+    return iter(progress_bar(stream, n_items, 'predicting')) if bar else stream
+
+
+def _records(
+    engine: Engine, items: Iterable[Any], *, bs: int, workers: int | None, **options: Any
+) -> Iterator[dict[str, Any]]:
     n_workers = workers or min(8, os.cpu_count() or 1)
     numbered = (as_item(o, i) for i, o in enumerate(items))
     with ThreadPoolExecutor(n_workers, thread_name_prefix='open') as pool:
@@ -250,7 +260,7 @@ def records(
                 read_ahead()  # the next batch is opened while this one is computed
                 batch = ahead.popleft()
                 opened = [(item, future.result()) for item, future in batch]
-                yield from answer_batch(engine, opened, topk=topk, threshold=threshold, logits=logits)
+                yield from answer_batch(engine, opened, **options)
         finally:
             for batch in ahead:
                 for _, future in batch:

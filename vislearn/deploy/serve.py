@@ -59,9 +59,9 @@ class Batcher:
     def __init__(
         self,
         engine: Engine,
-        bs: int = 16,  # pictures per batch at most
+        bs: int = 8,  # pictures per batch at most
         queue: int = 64,  # pictures that may wait
-        patience: float = 1.2,  # seconds that the last in the queue may have to wait
+        patience: float = 1.0,  # seconds that the last in the queue may have to wait
         pause: float = 0.004,  # seconds to wait for more pictures when a batch is not full
         workers: int | None = None,  # threads that decode; None: one per processor, 8 at most
         memory: int = 500_000_000,  # bytes of decoded pictures that may wait; decoding pauses above
@@ -195,6 +195,7 @@ class ServeOptions:
     max_pixels: int = 50_000_000  # of one picture
     max_pictures: int = 64  # in one request
     queue: int = 64  # pictures that may wait
+    batch_size: int = 8  # pictures computed together at most; more take more memory, and on a CPU are no faster
     memory: int = 300_000_000  # bytes of all requests that are being received or answered
     header_seconds: float = 10.0  # within which the headers of a request must arrive
     body_seconds: float = 10.0  # within which its body must arrive
@@ -455,7 +456,7 @@ class _Server:
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         "Start the engine, see that it answers, and let it finish what was accepted at the end."
         decoding.max_pixels = self.options.max_pixels
-        self.batcher = Batcher(self.engine, queue=self.options.queue)
+        self.batcher = Batcher(self.engine, self.options.batch_size, self.options.queue)
         probe = await asyncio.wrap_future(self.batcher.submit(Item('self-check', _grey_picture())))
         if 'error' in probe:
             raise RuntimeError(f'the model does not answer: {probe["error"]["message"]}')
@@ -620,7 +621,7 @@ class _Server:
         lines += [f'vislearn_request_seconds_count {c["requests"]}']
         lines += ['# TYPE vislearn_waiting_pictures gauge', f'vislearn_waiting_pictures {waiting}']
         lines += ['# TYPE vislearn_uptime_seconds gauge', f'vislearn_uptime_seconds {time.time() - self.started:.0f}']
-        return PlainTextResponse('\n'.join(lines) + '\n')
+        return PlainTextResponse('\n'.join(lines) + '\n', media_type='text/plain; version=0.0.4')
 
     async def docs(self) -> Any:
         "A page about the API that needs nothing from elsewhere."

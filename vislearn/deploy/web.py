@@ -31,6 +31,7 @@ def write_site(
     title: str = 'What is in the picture?',
     precision: str = 'fp32',  # 'fp32' or 'int8'
     ort: str | os.PathLike | None = None,  # a folder with the files of onnxruntime-web, instead of a CDN
+    targets: Sequence[Any] | None = None,  # what each item is, encoded: measures the accuracy
     force: bool = False,  # write the site even if it decides differently
 ) -> Path:  # the folder
     "Write a static site that classifies pictures in the browser."
@@ -42,7 +43,8 @@ def write_site(
                 f'{ort} lacks {", ".join(missing)}: give the dist folder of the npm package onnxruntime-web'
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(predictor, folder / 'model.onnx', items, precision=precision, calibration=items, force=force)
+    checks: dict[str, Any] = {'calibration': items, 'targets': targets, 'force': force}
+    write_onnx(predictor, folder / 'model.onnx', items, precision=precision, **checks)
     about = read_onnx(folder / 'model.onnx')[1] | {'title': title}
     page = files('vislearn.deploy').joinpath('page')
     engine = page.joinpath('in_browser.js').read_text(encoding='utf-8')

@@ -1,0 +1,219 @@
+"""The server under load: answers per second beside the bare rate, the slowest answers, and memory.
+
+    python tests/bench/serving.py [--quick] [--seconds 60] [--model FILE] [--data FOLDER]
+
+For each engine: pictures per second of decoding and predicting in batches, without a server (*bare*); answers per second that 16 clients get (*served*); then
+four times as many requests a second as were served, with the 99th percentile of the answers that were not refused; and the memory of the process when it is
+ready and how much it has grown at the end. Everything stays on this machine: clients and server share its processors. `--seconds 600` is a soak.
+"""
+
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from queue import SimpleQueue
+
+from bench import call, report, result
+from deploy import trained
+from sides import need_data, options, photos
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = 16
+COMMAND = 'import sys; from vislearn.app.cli import main; sys.exit(main())'
+
+
+def memory(pid: int) -> float:
+    "MB that a process holds."
+    status = Path(f'/proc/{pid}/status').read_text()
+    return int(status.split('VmRSS:')[1].split()[0]) / 1024
+
+
+def start(model: Path, port: int) -> subprocess.Popen:
+    "A server that is ready."
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    process = subprocess.Popen([sys.executable, '-c', COMMAND, 'serve', str(model), '--port', str(port)], env=env)
+    while process.poll() is None:
+        try:
+            connection = http.client.HTTPConnection('127.0.0.1', port, timeout=10)
+            connection.request('GET', '/ready')
+            if connection.getresponse().status == 200:
+                return process
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit('the server did not start')
+
+
+class Clients:
+    "Threads that send pictures, and what came back: statuses, and seconds of each answer that was not refused."
+
+    def __init__(self, port: int, pictures: list[bytes]):
+        self.port = port
+        self.pictures = pictures
+        self.statuses: Counter[int] = Counter()
+        self.seconds: list[float] = []
+        self.without_wait = 0  # refusals without Retry-After
+
+    def ask(self, connection: http.client.HTTPConnection, i: int) -> None:
+        picture = self.pictures[i % len(self.pictures)]
+        begun = time.perf_counter()
+        try:
+            answer = exchange(connection, picture)
+        except ConnectionError:  # a connection that idled for five seconds is closed
+            connection.close()
+            answer = exchange(connection, picture)
+        self.statuses[answer.status] += 1
+        if answer.status == 503:
+            self.without_wait += not answer.headers.get('Retry-After')
+        else:
+            self.seconds.append(time.perf_counter() - begun)
+
+    def one_after_another(self, seconds: float, n: int = CLIENTS) -> float:
+        "Each client asks again when it has its answer; answers a second."
+        until = time.perf_counter() + seconds
+
+        def work(i: int) -> None:
+            connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
+            while time.perf_counter() < until:
+                self.ask(connection, i)
+                i += n
+
+        before = self.statuses[200]
+        run_all([lambda i=i: work(i) for i in range(n)])
+        return (self.statuses[200] - before) / seconds
+
+    def at_rate(self, rate: float, seconds: float, n: int = 96) -> float:
+        "Requests at even distances, whatever becomes of those before; how many a second were sent."
+        line: SimpleQueue[int | None] = SimpleQueue()
+
+        def work() -> None:
+            connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
+            while (i := line.get()) is not None:
+                self.ask(connection, i)
+
+        def send() -> None:
+            begun = time.perf_counter()
+            for i in range(int(rate * seconds)):
+                time.sleep(max(0.0, begun + i / rate - time.perf_counter()))
+                line.put(i)
+            for _ in range(n):
+                line.put(None)
+
+        before, begun = sum(self.statuses.values()), time.perf_counter()
+        run_all([send, *[work] * n])
+        return (sum(self.statuses.values()) - before) / (time.perf_counter() - begun)
+
+
+def exchange(connection: http.client.HTTPConnection, picture: bytes) -> http.client.HTTPResponse:
+    "Send a picture; the answer, read to its end."
+    connection.request('POST', '/predict', picture)
+    answer = connection.getresponse()
+    answer.read()
+    return answer
+
+
+def run_all(jobs: list) -> None:
+    threads = [threading.Thread(target=o) for o in jobs]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
+def bare(model: Path, pictures: list[bytes], seconds: float) -> float:
+    "Pictures per second without a server, in the batches that it makes."
+    from vislearn.app.predict import open_engine
+    from vislearn.deploy.records import records
+
+    engine = open_engine(model)
+    list(records(engine, pictures[:16], bs=16))
+    n, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        n += sum(1 for _ in records(engine, pictures, bs=16))
+    return n / (time.perf_counter() - begun)
+
+
+def loaded(model: Path, pictures: list[bytes], seconds: float, port: int) -> dict:
+    "What the server does with one load after the other."
+    process = start(model, port)
+    try:
+        ready = memory(process.pid)
+        calm = Clients(port, pictures)
+        served = calm.one_after_another(seconds / 2)
+        warm = memory(process.pid)
+        crowd = Clients(port, pictures)
+        sent = crowd.at_rate(4 * served, seconds / 2)
+        times = sorted(crowd.seconds)
+        return {
+            'served': served,
+            'sent': sent,
+            'p99': times[int(0.99 * len(times))],
+            'accepted': crowd.statuses[200],
+            'refused': crowd.statuses[503],
+            'others': sum(v for k, v in (calm.statuses + crowd.statuses).items() if k not in (200, 503)),
+            'without_wait': crowd.without_wait + calm.without_wait,
+            'ready_mb': ready,
+            'warm_mb': warm,
+            'end_mb': memory(process.pid),
+        }
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def main() -> None:
+    p = options(__doc__)
+    p.add_argument('--model', type=Path, help='an export to serve instead of training one')
+    p.add_argument('--seconds', type=float, default=60, help='of load for each engine')
+    p.add_argument('--port', type=int, default=8765)
+    args = p.parse_args()
+    need_data(args)
+    pictures = [o.read_bytes() for o in photos(args.data)]
+    seconds = 6 if args.quick else args.seconds
+    if args.worker:
+        result(rate=bare(Path(args.worker), pictures, min(15, seconds / 4)))
+        return
+    rows, raw = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.model or trained(args, Path(folder))
+        files = {'PyTorch': model, 'ONNX Runtime': Path(folder) / 'model.onnx'}
+        write(model, files['ONNX Runtime'], args.data)
+        for name, file in files.items():
+            quick = ['--quick'] if args.quick else []
+            rates = [call(__file__, '--worker', file, '--data', args.data, '--seconds', seconds, *quick)['rate']]
+            found = loaded(file, pictures, seconds, args.port)
+            rates.append(call(__file__, '--worker', file, '--data', args.data, '--seconds', seconds, *quick)['rate'])
+            raw[name] = [found | {'bare': rates}]
+            rows.append(row(name, found, sum(rates) / 2))
+    report('serving', rows, raw, args)
+
+
+def write(model: Path, file: Path, data: Path) -> None:
+    "The export as ONNX."
+    from vislearn.deploy.onnx import write_onnx
+    from vislearn.deploy.predictor import load_predictor
+
+    write_onnx(load_predictor(model), file, photos(data)[:8], force=True)
+
+
+def row(name: str, found: dict, rate: float) -> dict:
+    return {
+        'engine': name,
+        'bare, pictures/s': rate,
+        'served, answers/s': found['served'],
+        'of bare': found['served'] / rate,
+        '4 x load: sent/s': found['sent'],
+        'refused': found['refused'] / max(1, found['refused'] + found['accepted']),
+        'p99 of the others, s': found['p99'],
+        'neither 2xx nor 503': found['others'],
+        'MB when ready': found['ready_mb'],
+        'growth, MB': found['end_mb'] - found['ready_mb'],
+    }
+
+
+if __name__ == '__main__':
+    main()
