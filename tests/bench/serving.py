@@ -9,6 +9,7 @@ ready and how much it has grown at the end. Everything stays on this machine: cl
 
 import http.client
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,9 @@ import time
 from collections import Counter
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 
-from bench import call, report, result
+from bench import report
 from deploy import trained
 from sides import need_data, options, photos
 
@@ -31,6 +33,12 @@ def memory(pid: int) -> float:
     "MB that a process holds."
     status = Path(f'/proc/{pid}/status').read_text()
     return int(status.split('VmRSS:')[1].split()[0]) / 1024
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 def start(model: Path, port: int) -> subprocess.Popen:
@@ -124,31 +132,35 @@ def run_all(jobs: list) -> None:
         t.join()
 
 
-def bare(model: Path, pictures: list[bytes], seconds: float) -> float:
-    "Pictures per second without a server, in the batches that it makes."
-    from vislearn.app.predict import open_engine
+def bare(engine, pictures: list[bytes], seconds: float) -> float:
+    "Pictures per second without a server."
     from vislearn.deploy.records import records
 
-    engine = open_engine(model)
-    list(records(engine, pictures[:16], bs=16))
     n, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
-        n += sum(1 for _ in records(engine, pictures, bs=16))
+        n += sum(1 for _ in records(engine, pictures[:64], bs=16))
     return n / (time.perf_counter() - begun)
 
 
-def loaded(model: Path, pictures: list[bytes], seconds: float, port: int) -> dict:
-    "What the server does with one load after the other."
+def loaded(model: Path, pictures: list[bytes], seconds: float, port: int, turns: int = 5) -> dict:
+    "What the server does with one load after the other; bare and served in turns, since the machine may be shared."
+    from vislearn.app.predict import open_engine
+
+    engine = open_engine(model)
     process = start(model, port)
     try:
         ready = memory(process.pid)
-        calm = Clients(port, pictures)
-        served = calm.one_after_another(seconds / 2)
-        warm = memory(process.pid)
-        crowd = Clients(port, pictures)
+        calm, crowd = Clients(port, pictures), Clients(port, pictures)
+        rates = [
+            (bare(engine, pictures, seconds / 4 / turns), calm.one_after_another(seconds / 4 / turns))
+            for _ in range(turns)
+        ]
+        served = median(o for _, o in rates)
         sent = crowd.at_rate(4 * served, seconds / 2)
         times = sorted(crowd.seconds)
         return {
+            'rates': rates,
+            'bare': median(o for o, _ in rates),
             'served': served,
             'sent': sent,
             'p99': times[int(0.99 * len(times))],
@@ -157,7 +169,6 @@ def loaded(model: Path, pictures: list[bytes], seconds: float, port: int) -> dic
             'others': sum(v for k, v in (calm.statuses + crowd.statuses).items() if k not in (200, 503)),
             'without_wait': crowd.without_wait + calm.without_wait,
             'ready_mb': ready,
-            'warm_mb': warm,
             'end_mb': memory(process.pid),
         }
     finally:
@@ -169,26 +180,19 @@ def main() -> None:
     p = options(__doc__)
     p.add_argument('--model', type=Path, help='an export to serve instead of training one')
     p.add_argument('--seconds', type=float, default=60, help='of load for each engine')
-    p.add_argument('--port', type=int, default=8765)
     args = p.parse_args()
     need_data(args)
     pictures = [o.read_bytes() for o in photos(args.data)]
     seconds = 6 if args.quick else args.seconds
-    if args.worker:
-        result(rate=bare(Path(args.worker), pictures, min(15, seconds / 4)))
-        return
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or trained(args, Path(folder))
         files = {'PyTorch': model, 'ONNX Runtime': Path(folder) / 'model.onnx'}
         write(model, files['ONNX Runtime'], args.data)
         for name, file in files.items():
-            quick = ['--quick'] if args.quick else []
-            rates = [call(__file__, '--worker', file, '--data', args.data, '--seconds', seconds, *quick)['rate']]
-            found = loaded(file, pictures, seconds, args.port)
-            rates.append(call(__file__, '--worker', file, '--data', args.data, '--seconds', seconds, *quick)['rate'])
-            raw[name] = [found | {'bare': rates}]
-            rows.append(row(name, found, sum(rates) / 2))
+            found = loaded(file, pictures, seconds, free_port())
+            raw[name] = [found]
+            rows.append(row(name, found))
     report('serving', rows, raw, args)
 
 
@@ -200,12 +204,12 @@ def write(model: Path, file: Path, data: Path) -> None:
     write_onnx(load_predictor(model), file, photos(data)[:8], force=True)
 
 
-def row(name: str, found: dict, rate: float) -> dict:
+def row(name: str, found: dict) -> dict:
     return {
         'engine': name,
-        'bare, pictures/s': rate,
+        'bare, pictures/s': found['bare'],
         'served, answers/s': found['served'],
-        'of bare': found['served'] / rate,
+        'of bare': found['served'] / found['bare'],
         '4 x load: sent/s': found['sent'],
         'refused': found['refused'] / max(1, found['refused'] + found['accepted']),
         'p99 of the others, s': found['p99'],

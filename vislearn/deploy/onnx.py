@@ -271,12 +271,7 @@ def preprocessing(
         to_pixels[1] = _back(to_pixels[1], plan.box_w / plan.w, plan.left, plan.pad_left)
         h, w = plan.out_h, plan.out_w
         seen, shrunk = [h, w], (g.number(1), g.number(1))
-    x = g.op('Div', x, g.constant(255, np.float32))
-    for step in predictor.batch_tfms:
-        if type(step) is not Normalize:
-            raise ValueError(f'the batch transform {step!r} cannot be written into an ONNX file; only Normalize can')
-        mean, std = (g.constant(np.reshape(o or [], (1, -1, 1, 1)), np.float32) for o in (step.mean, step.std))
-        x = g.op('Div', g.op('Sub', x, mean), std)
+    x = _normalized(g, x, predictor.batch_tfms)
     g.nodes.append(helper.make_node('Identity', [x], ['x']))
     outputs = [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['n', channels, 'th', 'tw'])]
     if predictor.target.moves:
@@ -289,6 +284,17 @@ def preprocessing(
     ]
     graph = helper.make_graph(g.nodes, 'preprocessing', inputs, outputs, initializer=g.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=10)
+
+
+def _normalized(g: Graph, x: str, batch_tfms: Iterable[Any]) -> str:
+    "`x` in 0..255 as the network takes it."
+    x = g.op('Div', x, g.constant(255, np.float32))
+    for step in batch_tfms:
+        if type(step) is not Normalize:
+            raise ValueError(f'the batch transform {step!r} cannot be written into an ONNX file; only Normalize can')
+        mean, std = (g.constant(np.reshape(o or [], (1, -1, 1, 1)), np.float32) for o in (step.mean, step.std))
+        x = g.op('Div', g.op('Sub', x, mean), std)
+    return x
 
 
 def _original(g: Graph) -> list[Number]:
@@ -425,16 +431,22 @@ def write_onnx(
     with replacing(Path(path)) as tmp:
         _save(joined, info, tmp)
         checked = compare(predictor, OnnxPredictor(tmp), items, targets)
-        before = checked.get('accuracy_before')
-        print(
-            f'{Path(path).name}: {checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '
-            f'probabilities differ by {checked["largest_difference"]:.2g} at most'
-            + (f'; accuracy {before:.1%} before, {checked["accuracy"]:.1%} after' if before is not None else '')
-        )
+        print(f'{Path(path).name}: {_told(checked)}')
         if not force:
             _check_agreement(Path(path).name, checked)
         _save(joined, info | {'checked': checked}, tmp)
     return checked
+
+
+def _told(checked: dict[str, Any]) -> str:
+    "What was measured, in words."
+    told = (
+        f'{checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '
+        f'probabilities differ by {checked["largest_difference"]:.2g} at most'
+    )
+    if 'accuracy' in checked:
+        told += f'; accuracy {checked["accuracy_before"]:.1%} before, {checked["accuracy"]:.1%} after'
+    return told
 
 
 def _check_agreement(name: str, checked: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ class ServeOptions:
     max_pixels: int = 50_000_000  # of one picture
     max_pictures: int = 64  # in one request
     queue: int = 64  # pictures that may wait
-    batch_size: int = 8  # pictures computed together at most; more take more memory, and on a CPU are no faster
+    batch_size: int = 8  # pictures computed together at most; more take more memory
     memory: int = 300_000_000  # bytes of all requests that are being received or answered
     header_seconds: float = 10.0  # within which the headers of a request must arrive
     body_seconds: float = 10.0  # within which its body must arrive
