@@ -213,7 +213,9 @@ def rle8(a: np.ndarray) -> bytes:
 
 
 def ycck() -> bytes:
-    "A JPEG of YCCK channels: what Adobe's programs write for print. Pillow writes CMYK, inverted; the colours and the marker are changed here."
+    """A JPEG of YCCK channels: what Adobe's programs write for print. Pillow writes CMYK, inverted; the colours and
+    the marker are changed here.
+    """
     ycc = np.asarray(Image.fromarray(255 - RGB).convert('YCbCr'))  # of the inks cyan, magenta and yellow
     data = enc(
         Image.frombytes('CMYK', (W, H), (255 - np.concatenate([ycc, np.full((H, W, 1), 255, np.uint8)], -1)).tobytes()),
@@ -239,7 +241,9 @@ def scan_bomb() -> bytes:
 
 
 def holed(data: bytes) -> bytes:
-    "A JPEG with a piece of its pixels missing. (Zeros instead of them would not do: they are valid code, and nobody could tell.)"
+    """A JPEG with a piece of its pixels missing. (Zeros instead of them would not do: they are valid code, and nobody
+    could tell.)
+    """
     return data[: len(data) // 2] + data[len(data) * 3 // 4 :]
 
 
@@ -542,7 +546,9 @@ def clear_kinds() -> list[Kind]:
 
 
 def lab_kind() -> Kind:
-    "A Lab TIFF of greys, whose sRGB is known without a colour library: neutral Lab is neutral sRGB, and L* is a known curve."
+    """A Lab TIFF of greys, whose sRGB is known without a colour library: neutral Lab is neutral sRGB, and L* is a
+    known curve.
+    """
     L = np.linspace(0, 100, W)
     y = np.where(L > 8, ((L + 16) / 116) ** 3, L / 903.3)
     v = (np.where(y <= 0.0031308, 12.92 * y, 1.055 * y ** (1 / 2.4) - 0.055) * 255).round().astype(np.uint8)

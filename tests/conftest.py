@@ -1,4 +1,7 @@
-"One thread a process (pytest-xdist uses the cores), and a cache of the session's own, so that the built-in pictures are drawn anew as on a fresh machine. Ctrl-C is heard even where the shell that started the tests told them to ignore it (`pytest &`)."
+"""One thread a process (pytest-xdist uses the cores), and a cache of the session's own, so that the built-in pictures
+are drawn anew as on a fresh machine. Ctrl-C is heard even where the shell that started the tests told them to ignore
+it (`pytest &`).
+"""
 
 import os
 import shutil

@@ -82,7 +82,9 @@ def is_run(cell: dict) -> bool:
 
 
 def shows(code: str) -> bool:
-    "Will this code surely print: does it end in a value (a name, an attribute, a tuple, arithmetic ...), or call `print` at its top level?"
+    """Will this code surely print: does it end in a value (a name, an attribute, a tuple, arithmetic ...), or call
+    `print` at its top level?
+    """
     body = ast.parse(code).body
     if not body:
         return False

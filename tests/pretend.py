@@ -11,7 +11,9 @@ from vislearn.data.targets import Category, MultiCategory
 
 
 def pretend_learner(path, files, labels=None, many=False, wrong=0.25, seed=0, get_x=None):
-    "What the cleaner needs of a Learner; every fifth file is a validation one. `files` may be any items that `get_x` opens."
+    """What the cleaner needs of a Learner; every fifth file is a validation one. `files` may be any items that
+    `get_x` opens.
+    """
     labels = labels or [f.parent.name for f in files]
     target = (MultiCategory if many else Category)().setup(labels)
 

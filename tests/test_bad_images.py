@@ -1,4 +1,6 @@
-"Every kind of file gives its right pixels, or is refused by name with a reason: opened alone, in training, in prediction, and after an export."
+"""Every kind of file gives its right pixels, or is refused by name with a reason: opened alone, in training, in
+prediction, and after an export.
+"""
 
 import csv
 import io

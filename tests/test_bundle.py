@@ -224,7 +224,9 @@ def test_cut_files(tmp_path):
 
 
 def test_flipped_bytes(tmp_path):
-    "A flipped byte is either refused or changes numbers only; never something else than a BundleError or a loader's ValueError."
+    """A flipped byte is either refused or changes numbers only; never something else than a BundleError or a loader's
+    ValueError.
+    """
     data, rng = export(tmp_path / 'a.pkl').read_bytes(), np.random.default_rng(0)
     for i in rng.integers(0, len(data), 400 if FULL else 60):
         bad = bytearray(data)
@@ -413,3 +415,18 @@ def test_an_export_says_that_hooks_are_left_behind(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         export(tmp_path / 'plain.pkl', model)
+
+
+def test_an_older_export_with_helper_heads_still_loads(tmp_path):
+    "googlenet and inception_v3 once kept the heads that torchvision has for training alone."
+    file = export(tmp_path / 'now.pkl')
+    state = torch.load(file, weights_only=True)
+    state['weights'] |= {'body.aux1.fc2.weight': torch.zeros(3, 4), 'body.AuxLogits.conv0.conv.weight': torch.zeros(2)}
+    torch.save(state, tmp_path / 'older.pkl')
+    x = torch.randint(0, 255, (3, 40, 40), dtype=torch.uint8)
+    now, older = (load_learner(f, model=TinyNet()).predict(x)[2] for f in (file, tmp_path / 'older.pkl'))
+    assert torch.equal(now, older)
+    state['weights']['body.unknown.weight'] = torch.zeros(3)
+    torch.save(state, tmp_path / 'other.pkl')
+    with pytest.raises(BundleError, match='unknown.weight'):
+        load_learner(tmp_path / 'other.pkl', model=TinyNet())

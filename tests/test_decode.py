@@ -1,4 +1,6 @@
-"What reads pictures works without torch, gives the pixels that everything else gets, and reads files wherever they stand."
+"""What reads pictures works without torch, gives the pixels that everything else gets, and reads files wherever they
+stand.
+"""
 
 import base64
 import hashlib

@@ -1,4 +1,6 @@
-"An editor completes our objects and shows their real signatures: no star-star arguments, nothing patched on from elsewhere."
+"""An editor completes our objects and shows their real signatures: no star-star arguments, nothing patched on from
+elsewhere.
+"""
 
 import inspect
 

@@ -1,4 +1,6 @@
-"Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its arguments, or has a row in the table of differences (nbs/lessons/50_fastai)."
+"""Every entry of fastai 2.8's learner, callbacks, optimizers and losses is here under its name and with its
+arguments, or has a row in the table of differences (nbs/lessons/50_fastai).
+"""
 
 import copy
 import inspect

@@ -1,4 +1,6 @@
-"Every line of ours in the guides is true: names and keywords exist, commands parse, and the program at the end of each page runs."
+"""Every line of ours in the guides is true: names and keywords exist, commands parse, and the program at the end of
+each page runs.
+"""
 
 import ast
 import inspect

@@ -1,4 +1,6 @@
-"Models that travel: to the Hugging Face Hub and back (a stand-in for it on this machine), over an address, through an open file; and the card that goes along."
+"""Models that travel: to the Hugging Face Hub and back (a stand-in for it on this machine), over an address, through
+an open file; and the card that goes along.
+"""
 
 import base64
 import hashlib

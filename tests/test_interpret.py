@@ -78,7 +78,9 @@ def multi():
 
 
 def drawn(method, *args, **kwargs):
-    "The Axes with something in them that a method draws; it returns nothing, so that a notebook shows only the picture."
+    """The Axes with something in them that a method draws; it returns nothing, so that a notebook shows only the
+    picture.
+    """
     plt.close('all')
     assert method(*args, **kwargs) is None
     return [ax for ax in plt.gcf().axes if ax.images or ax.lines or ax.collections]

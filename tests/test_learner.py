@@ -1,4 +1,6 @@
-"The learner where a notebook would be too slow or too dull: interrupts, threads, other programs, editors, odd uses that fastai's users know."
+"""The learner where a notebook would be too slow or too dull: interrupts, threads, other programs, editors, odd uses
+that fastai's users know.
+"""
 
 import _thread
 import copy
@@ -729,7 +731,9 @@ def test_several_labels(pictures, tmp_path):
 
 
 def test_metrics_that_nobody_chose(pictures, tmp_path):
-    "A learner shows what its task is judged by; with several labels it decides by the target's thresholds, also when these change."
+    """A learner shows what its task is judged by; with several labels it decides by the target's thresholds, also
+    when these change.
+    """
 
     def labels(o):
         return [parent_label(o), 'square'] if o.stat().st_size % 2 else [parent_label(o)]

@@ -161,7 +161,9 @@ def test_torchvision_transforms_are_welcome(data):
 
 
 def test_who_does_the_batch_transforms(data):
-    "The thread that reads a batch, by itself, where that is repeatable; the caller what is foreign. Neither changes how many threads others use."
+    """The thread that reads a batch, by itself, where that is repeatable; the caller what is foreign. Neither changes
+    how many threads others use.
+    """
     seen = []
 
     def look():

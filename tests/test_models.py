@@ -163,7 +163,9 @@ def test_other_numbers_of_channels(arch, n_in):
 
 
 def test_one_channel_is_the_sum_of_three(tmp_path):
-    "A grey picture gives the same features through the adapted network as its three equal channels through the original."
+    """A grey picture gives the same features through the adapted network as its three equal channels through the
+    original.
+    """
     net = make('test_resnet')
     torch.save(net.body.net.state_dict(), tmp_path / 'w.pth')
     grey = create_model('test_resnet', 3, pretrained=tmp_path / 'w.pth', n_in=1).eval()

@@ -118,7 +118,9 @@ def test_notebook_form(nb):
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
 def test_notebook_is_executed(nb):
-    "What the outputs are is checked by running the notebook (test_notebooks.py); here: that there are any, and no errors among them."
+    """What the outputs are is checked by running the notebook (test_notebooks.py); here: that there are any, and no
+    errors among them.
+    """
     cells = [
         c for c in read_nb(nb)['cells'] if c['cell_type'] == 'code' and not {'export', 'hide'} & set(directives(c))
     ]
@@ -145,7 +147,9 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if name_of(o) in modules().values()], ids=name_of)
 def test_lessons_use_what_stands_below(nb):
-    "A lesson needs only what its readers have met; the built-in pictures are everyone's, and what is shown of mistakes needs a learner."
+    """A lesson needs only what its readers have met; the built-in pictures are everyone's, and what is shown of
+    mistakes needs a learner.
+    """
     module = next(k for k, v in modules().items() if v == name_of(nb))
     code = [source(c) for c in read_nb(nb)['cells'] if is_run(c)]
     above = {
@@ -236,7 +240,9 @@ def test_readme_sets_up_in_two_commands():
 
 
 def test_ci_runs_the_readmes_test_command():
-    "`.ci/run` reads the command from the README, so that the two cannot drift apart; here: that what it finds is one line."
+    """`.ci/run` reads the command from the README, so that the two cannot drift apart; here: that what it finds is
+    one line.
+    """
     run = (ROOT / '.ci/run').read_text(encoding='utf-8')
     pattern = re.search(r"grep -m1 '([^']+)' README.md", run)
     assert pattern, '.ci/run no longer takes the command from README.md'

@@ -1,4 +1,6 @@
-"Rows of a table, folders and single pictures, wherever items are taken: read as the rows of training were, also after an export."
+"""Rows of a table, folders and single pictures, wherever items are taken: read as the rows of training were, also
+after an export.
+"""
 
 import copy
 
@@ -170,3 +172,13 @@ def test_get_x_is_called_with_names_and_paths_too(pictures):
     ).dataloaders(files, bs=4, seed=0, num_workers=0, device='cpu')
     first = swapped.train_ds[0][0]
     assert all(torch.equal(x, first) for x, _ in swapped.train_ds)
+
+
+def test_rows_as_named_tuples_and_as_arrays(pictures, df):
+    "pandas' `itertuples` begins with the index, which is no column; rows of `to_numpy` are arrays of objects."
+    named = df[['name', 'label']]
+    dls = ImageDataLoaders.from_df(named, pictures, suff='.png', **SMALL)
+    learn = Learner(dls, tiny_net(), default_cbs=False)
+    want = learn.get_preds(dl=dls.test_dl([pictures / f'{name}.png' for name in named['name'][:3]]))[0]
+    for rows in (list(named.itertuples())[:3], list(named.itertuples(index=False))[:3], named.to_numpy()[:3]):
+        assert torch.equal(learn.get_preds(dl=dls.test_dl(rows))[0], want)

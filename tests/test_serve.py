@@ -1,4 +1,6 @@
-"`vislearn serve` in a process of its own, on this machine only: whatever is sent, it answers 2xx, 4xx or 503 with Retry-After."
+"""`vislearn serve` in a process of its own, on this machine only: whatever is sent, it answers 2xx, 4xx or 503 with
+Retry-After.
+"""
 
 import base64
 import http.client

@@ -48,7 +48,9 @@ def learner_with(dls, mean, std):
 
 
 def test_two_networks_on_one_dls(pictures, tmp_path, recwarn):
-    "Each has its own normalisation, the user's loaders have none, and nobody is warned about a Normalize never written."
+    """Each has its own normalisation, the user's loaders have none, and nobody is warned about a Normalize never
+    written.
+    """
     dls = plain_dls(pictures, tmp_path)
     first, second = learner_with(dls, 0.5, 0.25), learner_with(dls, 0.1, 2.0)
     assert dls.train.batch_tfms.find(Normalize) is None and dls.valid.batch_tfms.find(Normalize) is None

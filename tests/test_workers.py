@@ -1,4 +1,6 @@
-"Worker processes that are killed: nothing lost, nothing different, nothing left behind; too many deaths end the run with a checkpoint and a cause."
+"""Worker processes that are killed: nothing lost, nothing different, nothing left behind; too many deaths end the run
+with a checkpoint and a cause.
+"""
 
 import faulthandler
 import gc

@@ -31,6 +31,8 @@ _kinds: tuple[Any, ...] = ((str, os.PathLike), (bytes, bytearray), Image.Image, 
 
 def _kind_of(o: Any) -> int:
     "Which kind of picture `o` is: a position in `_kinds`, -1 for what is none."
+    if isinstance(o, np.ndarray) and o.dtype == object:  # cells of a table
+        return -1
     return next((i for i, kind in enumerate(_kinds) if isinstance(o, kind)), -1)
 
 

@@ -236,8 +236,8 @@ def plain_label(
 
 # %% ../../nbs/data/05_labels.ipynb #f6567cbc
 def _columns(row: Any) -> list:
-    if hasattr(row, '_fields'):
-        return list(row._fields)
+    if hasattr(row, '_fields'):  # pandas' itertuples begins with the index, which is no column
+        return [name for i, name in enumerate(row._fields) if i or name != 'Index']
     return list(row.keys()) if hasattr(row, 'keys') else list(range(len(row)))
 
 
@@ -247,6 +247,8 @@ def read_col(row: Any, col: str | int) -> Any:
     try:
         if col in cols:
             return getattr(row, str(col)) if hasattr(row, '_fields') else row[col]
+        if isinstance(col, int) and hasattr(row, '_fields'):
+            return getattr(row, cols[col])
         if isinstance(col, int):
             return row[cols[col]] if hasattr(row, 'keys') else row[col]
     except IndexError:

@@ -403,6 +403,15 @@ def _check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+_HELPERS = {'aux1', 'aux2', 'AuxLogits'}  # heads that torchvision's googlenet and inception_v3 have for training alone
+
+
+def _without_helpers(weights: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    "The weights in a file without those of training's helper heads, which older exports hold and no network has now."
+    own = model.state_dict()
+    return {k: v for k, v in weights.items() if k in own or _HELPERS.isdisjoint(k.split('.'))}
+
+
 def bundle_model(
     state: Mapping[str, Any],  # what `load_bundle` gave
     model: nn.Module | None = None,  # a network for the weights, where the file can't describe it
@@ -417,10 +426,11 @@ def bundle_model(
             )
         with OwnRandom(seed=0):
             model = create_model(**_check_config(state['config']))
+    weights = _without_helpers(state['weights'], model)
     tensors = [*model.parameters(), *model.buffers()]
     unusable = any(o.is_inference() or o.is_meta or o.dtype == torch.float64 for o in tensors)
     try:
-        model.load_state_dict(state['weights'], assign=unusable)  # made under other switches: take the file's tensors
+        model.load_state_dict(weights, assign=unusable)  # made under other switches: take the file's tensors
     except RuntimeError as e:
         raise BundleError(f'the weights do not fit the model {type(model).__name__}: {e}') from e
     if state['channels_last']:
