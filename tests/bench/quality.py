@@ -29,8 +29,8 @@ FASTAI_HEAD = dict(concat_pool=True, lin_ftrs=[512], ps=0.5, first_bn=True, init
 VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
     vislearn=dict(),
     timm=dict(as_timm=True),
-    statistics_only=dict(**FASTAI_HEAD, fit=dict(base_lr=2e-3, lr_mult=100.0)),  # fastai's but for frozen statistics
-    fastai_head=dict(**FASTAI_HEAD),  # with the rates of the default
+    statistics_only=dict(fastai_but=dict(train_bn=False, bn_momentum=0.0)),  # fastai's but for frozen statistics
+    fastai_head=dict(**FASTAI_HEAD),  # at the rates of the default
     recipe_fastai=dict(recipe='fastai'),  # norms learn while frozen; statistics move, with the network's own momentum
     moving_statistics=dict(bn_momentum=0.1),  # they are frozen with the body, then move as usual
     slow_statistics=dict(bn_momentum=0.01),  # they are frozen with the body, then move slowly
@@ -42,7 +42,10 @@ VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `
     half_rate=dict(fit=dict(base_lr=2e-3)),
     double_rate=dict(fit=dict(base_lr=8e-3)),
     slower_body=dict(fit=dict(lr_mult=40.0)),
+    plain_features=dict(first_bn=False),  # the linear layer sees the features as they are
+    dropout=dict(ps=0.3),
     no_frozen_epoch=dict(fit=dict(freeze_epochs=0)),
+    all_layers_at_once=dict(fit=dict(freeze_epochs=0), more=1),  # as many epochs as with a frozen one
 )
 
 
@@ -157,9 +160,12 @@ def run_vislearn(
     ema: bool = False,
     best: bool = False,
     as_timm: bool = False,
+    fastai_but: Mapping = MappingProxyType({}),
+    more: int = 0,
     **kw: object,
 ) -> dict[str, float]:
     import tempfile
+    from dataclasses import replace
 
     import torch
     from torch import nn
@@ -175,12 +181,15 @@ def run_vislearn(
         SaveModelCallback,
         TrivialAugment,
         aug_transforms,
+        get_recipe,
         parent_label,
         set_seed,
         vision_learner,
     )
 
     set_seed(seed)
+    if fastai_but:
+        kw['recipe'] = replace(get_recipe('fastai'), **fastai_but)
     crop = RandomResizedCrop(size, min_scale=MIN_SCALE)
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
@@ -204,7 +213,7 @@ def run_vislearn(
             learn.unfreeze()
             learn.fit(epochs + 1, 5e-4, schedule=('cosine', {'warmup': 0.5 / (epochs + 1)}))
         else:
-            learn.fine_tune(epochs, cbs=cbs, **fit)
+            learn.fine_tune(epochs + more, cbs=cbs, **fit)
     return scores(*learn.get_preds()[:2])
 
 
