@@ -141,13 +141,9 @@ def plot(rows: list[dict], file: Path) -> None:
     for i, o in enumerate(sorted(rows, key=lambda o: float(o['train, of resnet18']))):
         x, y = float(o['train, of resnet18']), float(o['top-1, %'])
         ax.scatter(x, y, s=12 + 2 * float(o['parameters, M']), color='#3465a4', alpha=0.6, linewidths=0)
-        ax.annotate(
-            o['network'].strip('`').split('_patch')[0],
-            (x, y),
-            (4, (3, -9)[i % 2]),
-            textcoords='offset points',
-            fontsize=7.5,
-        )
+        name = o['network'].strip('`').split('_patch')[0]
+        dx, dy, ha = ((4, 3, 'left'), (-4, 3, 'right'), (4, -9, 'left'), (-4, -9, 'right'))[i % 4]
+        ax.annotate(name, (x, y), (dx, dy), textcoords='offset points', fontsize=7, ha=ha)
     ax.set(xscale='log', xlabel='time of a training step, of that of resnet18', ylabel='ImageNet top-1, %, published')
     ax.set_xticks(ticks := [0.2, 0.5, 1, 2, 5, 10, 20], map(str, ticks))
     ax.set_xticks([], minor=True)
