@@ -957,7 +957,7 @@ def _add_input_norm(learn: Learner, dls: DataLoaders) -> None:
 
 
 def _channels(dls: Any, arch: Any, normalize: bool) -> int:
-    "What a network for these loaders takes: a grey picture has three channels once it is normalised like a coloured one."
+    "How many channels a network gets: grey pictures have three once they are normalised like coloured ones."
     tfms = getattr(getattr(dls, 'train', None), 'item_tfms', None)
     if getattr(tfms, 'mode', 'RGB') != 'L' or isinstance(arch, nn.Module):
         return 3

@@ -168,7 +168,7 @@ def _spread(parts: Sequence[Part], target: Target) -> str:
 def alike_labels(
     vocab: Iterable[Any],
 ) -> list[list[Any]]:
-    "Labels that differ in no more than spaces, case, width, invisible characters or kind (1 and '1'): probably the same label."
+    "Labels that differ only in spaces, case, width, invisible characters or kind (1 and '1'): probably the same."
     groups: dict[str, list[Any]] = {}
     for label in vocab:
         folded = unicodedata.normalize('NFKC', str(label)).casefold()
