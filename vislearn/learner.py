@@ -908,6 +908,10 @@ def _given(value: Any, recipes: Any) -> Any:
     return recipes if value is None else value
 
 
+def _widths(given: Sequence[int] | None) -> list[int] | None:
+    return None if given is None else list(given)
+
+
 def _smooth_loss(
     target: Target,
     label_smoothing: float,  # 0-1
@@ -1032,11 +1036,10 @@ def vision_learner(
     """
     pretrained = weights if weights is not None else pretrained
     how = get_recipe(recipe) if pretrained else get_recipe(recipe).from_scratch()
-    widths = _given(lin_ftrs, how.lin_ftrs)
     n_in = _given(n_in, _channels(dls, arch, normalize=normalize and bool(pretrained)))
     body: dict[str, Any] = dict(n_in=n_in, cut=cut, arch_kwargs=model_kwargs, groups=groups, layer_decay=layer_decay)
     head: dict[str, Any] = dict(custom_head=custom_head, pool=pool, bn_final=bn_final, lin_first=lin_first)
-    head |= dict(lin_ftrs=None if widths is None else list(widths), y_range=_given(y_range, dls.target.y_range))
+    head |= dict(lin_ftrs=_widths(_given(lin_ftrs, how.lin_ftrs)), y_range=_given(y_range, dls.target.y_range))
     head |= dict(concat_pool=_given(concat_pool, how.concat_pool), ps=_given(ps, how.ps))
     head |= dict(first_bn=_given(first_bn, how.first_bn), init=_head_init(init, how))
     with torch_switches(grad=True), nullcontext() if seed is None else OwnRandom(as_int(seed, 'seed')):
