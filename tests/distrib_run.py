@@ -22,6 +22,7 @@ from vislearn.data.resize import Resize
 from vislearn.data.split import RandomSplitter
 from vislearn.distrib import RankLost, barrier, gather, is_main, rank, together, world_size
 from vislearn.learner import Learner
+from vislearn.models.vision_model import VisionModel
 from vislearn.train.averaging import EMA
 from vislearn.train.checkpoint import Checkpoint
 from vislearn.train.events import on
@@ -105,6 +106,16 @@ def stopped(folder: Path) -> dict:
         return {'epochs': gather(len(learn.history))[0], 'rows': [row['valid_loss'] for row in learn.history]}
 
 
+def head(folder: Path) -> dict:
+    "Features that the processes compute in parts, and a head that is trained on them."
+    model = net()
+    model.body.is_map = True  # the head pools
+    learn = Learner(loaders(folder), VisionModel(model.body, model.head), metrics=accuracy, precision='fp32')
+    with learn.distrib_ctx():
+        learn.fit_head(2, 0.01)
+        return {'losses': learn.recorder.raw, 'weights': learn.model.state_dict(), 'validate': learn.validate()}
+
+
 def unreadable(folder: Path) -> dict:
     "Two damaged files: all that is read is judged in order, and every process knows of both."
     learn = learner(loaders(folder), cbs=None)
@@ -121,7 +132,7 @@ def unreadable(folder: Path) -> dict:
     return {'preds': preds, 'targs': targs, 'read': read, 'bad': known[0]}
 
 
-CASES = (plain, mixed, balanced, stopped, unreadable)
+CASES = (plain, mixed, balanced, stopped, head, unreadable)
 
 
 def cases(folder: Path) -> dict[str, dict]:

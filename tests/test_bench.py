@@ -107,3 +107,10 @@ def test_serving(tmp_path):
     rows = bench('serving', tmp_path)['rows']
     assert [o['engine'] for o in rows] == ['PyTorch', 'ONNX Runtime']
     assert all(o['neither 2xx nor 503'] == 0 and o['served, answers/s'] > 0 for o in rows)
+
+
+def test_gpu_runs_on_the_cpu_in_small(tmp_path):
+    rows = {o['']: o for o in bench('gpu', tmp_path)['rows']}
+    assert rows['Learner.fit']['ms a step'] > 0 and rows['Learner.fit']['note'].endswith('of the bare loop')
+    assert 0 <= rows['epoch of JPEG files']['waiting, %'] <= 100
+    assert rows['fine_tune']['seconds'] > 0 and rows['predict']['ms an answer'] > 0

@@ -141,6 +141,7 @@ from .data.verify import verify_image, verify_images
 from .data.workers import WorkerError
 from .deploy.bundle import BundleError, describe_file, load_bundle, save_bundle
 from .deploy.predictor import Predictor
+from .distrib import rank0_first
 from .fastai_names import OTHER_TASKS as _OTHER_TASKS
 from .fastai_names import OTHER_WAYS as _OTHER_WAYS
 from vislearn.fastai_names import (

@@ -293,7 +293,7 @@ def _title(f: Callable) -> str:
 
 # %% ../../nbs/app/02_config.ipynb #3ce0cb79
 TABLES = ('data', 'learner', 'fit', 'run')
-RUN_KEYS = ('name', 'folder', 'seed', 'device', 'resume')
+RUN_KEYS = ('name', 'folder', 'seed', 'device', 'resume', 'nproc', 'sync_bn', 'scale_lr')
 
 
 def check_tables(cfg: Mapping[str, Any]) -> None:

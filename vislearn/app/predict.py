@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,32 +71,121 @@ def predict(
     strict: bool = False,  # stop at the first item that cannot be used
     resume: bool = False,  # leave out items that the output file already has
 ) -> int:
-    "Predict pictures: one record for each, in order; an item that cannot be used becomes a record with an error."
+    """Predict pictures: one record for each, in order; an item that cannot be used becomes a record with an error.
+
+    Under torchrun the processes share out the items and put one file together; they end with 0 whatever the items,
+    because torchrun takes any other exit code for a crash.
+    """
     from vislearn.deploy.records import read_items, records
 
     if not inputs:
         raise ValueError('give pictures, folders or lists to predict, or - for standard input')
-    answering = open_engine(model, engine, provider, precision, threads, device)
-    items = read_items(inputs, column, urls, sys.stdin)
-    n_failed = 0
-    with _output(out, answering, resume) as (write, done):
-        left = (o for o in items if o.name not in done)
-        for record in records(answering, left, batch_size, topk, threshold, logits, workers, bar=out is not None):
-            write(record)
-            if 'error' in record:
-                n_failed += 1
-                print(f'{record["item"]}: {record["error"]["message"]}', file=sys.stderr)
-                if strict:
-                    raise ValueError('stopped at the first item that cannot be used (--strict)')
-            elif sort_into:
-                _sort(record, sort_into)
-    return SOME_FAILED if n_failed else 0
+    with _several(inputs):
+        answering = open_engine(model, engine, provider, precision, threads, device)
+        items = read_items(inputs, column, urls, sys.stdin)
+        with _shared_output(out, answering, resume) as (write, done):
+            left = _own_items(o for o in items if o.name not in done)
+            n_failed = 0
+            for record in records(answering, left, batch_size, topk, threshold, logits, workers, bar=out is not None):
+                write(record)
+                n_failed += _is_failure(record, strict)
+                if sort_into and 'error' not in record:
+                    _sort(record, sort_into)
+    return SOME_FAILED if n_failed and not _is_shared() else 0
+
+
+def _is_failure(record: dict[str, Any], strict: bool) -> bool:
+    "Could the item not be used? Then say so, and stop where that is wanted."
+    if 'error' not in record:
+        return False
+    print(f'{record["item"]}: {record["error"]["message"]}', file=sys.stderr)
+    if strict:
+        raise ValueError('stopped at the first item that cannot be used (--strict)')
+    return True
+
+
+def _is_shared() -> bool:
+    "Do several processes predict? Asked of the environment, as ONNX files need no PyTorch."
+    return int(os.environ.get('WORLD_SIZE', 1)) > 1
+
+
+def _several(inputs: Sequence[str]) -> Any:
+    "The processes that torchrun started work together."
+    if not _is_shared():
+        return nullcontext()
+    if '-' in inputs:
+        raise ValueError('several processes can not share standard input: write the items to a .txt or .jsonl file')
+    from vislearn.distrib import together
+
+    return together(quiet=False)
+
+
+def _own_items(items: Iterator[Any]) -> Iterator[Any]:
+    "Every item, or where several processes share them every n-th."
+    if not _is_shared():
+        return items
+    from vislearn.distrib import rank, world_size
+
+    return islice(items, rank(), None, world_size())
+
+
+@contextmanager
+def _shared_output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
+    "`_output`, where several processes write a part each, which rank 0 puts together in order."
+    if not _is_shared():
+        with _output(out, engine, resume) as written:
+            yield written
+        return
+    from vislearn.deploy.records import to_json
+    from vislearn.distrib import barrier, from_rank0, on_rank0, rank
+
+    folder = from_rank0(_folder_of_parts(out))
+    on_rank0(_take_in, folder, out, engine, resume)  # what a run that was killed had done
+    done = from_rank0(_done(out) if resume else set())
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f'{rank():05}.jsonl', 'w', encoding='utf-8') as f:
+        yield lambda record: _write(f, to_json(record) + '\n'), done
+    barrier()
+    on_rank0(_take_in, folder, out, engine, resume, True)
+
+
+def _folder_of_parts(out: Path | None) -> Path:
+    "Where the processes write: beside the file."
+    return Path(tempfile.mkdtemp()) if out is None else out.with_name(f'.{out.name}.parts')
+
+
+def _take_in(folder: Path, out: Path | None, engine: Any, resume: bool, at_end: bool = False) -> None:
+    "Move the records of all parts to the output, one of each in turn; without `resume` parts of an older run go."
+    parts = sorted(folder.glob('*.jsonl'))
+    if at_end or resume and parts:
+        with ExitStack() as stack:
+            write, _ = stack.enter_context(_output(out, engine, resume))
+            files = [stack.enter_context(open(o, encoding='utf-8')) for o in parts]
+            for lines in zip_longest(*files):
+                for line in filter(None, lines):
+                    if line.endswith('\n'):
+                        write(json.loads(line))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _done(out: Path | None) -> set:
+    "The items that the file has already."
+    from vislearn.deploy.records import done_items
+
+    if out is None or not out.exists():
+        return set()
+    return _items_of_table(out) if out.suffix.lower() == '.csv' else done_items(out)
+
+
+def _items_of_table(out: Path) -> set:
+    with open(out, encoding='utf-8', newline='') as f:
+        return {row['item'] for row in csv.DictReader(f)}
 
 
 @contextmanager
 def _output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
     "A function that writes a record, and the items that the file has already."
-    from vislearn.deploy.records import done_items, to_json
+    from vislearn.deploy.records import to_json
 
     suffix = '' if out is None else out.suffix.lower()
     if resume and suffix not in ('.jsonl', '.csv'):
@@ -102,7 +193,7 @@ def _output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, 
     if out is None:
         yield lambda record: print(to_json(record), flush=True), set()
     elif suffix in ('.jsonl', '.ndjson'):
-        done = done_items(out) if resume and out.exists() else set()
+        done = _done(out) if resume else set()
         with open(out, 'a' if resume else 'w', encoding='utf-8') as f:
             yield lambda record: _write(f, to_json(record) + '\n'), done
     elif suffix == '.csv':
@@ -126,13 +217,8 @@ def _write(f: IO[str], text: str) -> None:
 def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
     from vislearn.deploy.records import flat
 
-    if resume and out.exists():
-        _cut_half_row(out)
-    old = resume and out.exists() and out.stat().st_size > 0
-    done = set()
-    if old:
-        with open(out, encoding='utf-8', newline='') as f:
-            done = {row['item'] for row in csv.DictReader(f)}
+    old = resume and out.exists()
+    done = _items_of_table(out) if old else set()
     with open(out, 'a' if old else 'w', encoding='utf-8', newline='') as f:
         table = csv.DictWriter(f, _columns(engine), extrasaction='ignore')
         if not old:

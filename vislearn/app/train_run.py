@@ -164,26 +164,54 @@ def train(
     resume: bool = False,  # go on with the run in the folder
     force: bool = False,  # replace a run that is there
     dry_run: bool = False,  # two batches of everything, in a folder that is removed
+    nproc: int | None = None,  # processes that share each batch, such as the number of GPUs
 ) -> None:
     """Train a model on pictures and leave a run folder.
 
     It holds config.toml, log.jsonl, history.csv, checkpoints, export.pkl with its card, and report.html.
     """
+    from vislearn.distrib import is_launched, is_main, is_restarted, launch, on_rank0, together
+
     _import(imports, data)
     cfg, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
     about = cfg.get('run', {})
+    n = nproc or about.get('nproc', 1)
+    if n > 1 and not is_launched():
+        choices = {'arch': arch, 'size': size, 'epochs': epochs, 'bs': bs, 'lr': lr, 'seed': seed, 'out': out}
+        choices |= {'set': set, 'imports': imports, 'time_limit': time_limit, 'tta': tta}
+        choices |= {'resume': resume, 'force': force, 'dry_run': dry_run}
+        launch(n, ['-m', 'vislearn', 'train', data, *_as_words(choices)])
+        return
     folder = out or Path(about.get('folder', 'runs')) / about.get('name', Path(data).stem)
-    resume = resume or about.get('resume', False)
     if dry_run:
         folder = folder.with_name(folder.name + '-dry-run')
-    _prepare(folder, resume, force or dry_run)
+    resume = resume or about.get('resume', False) or is_restarted() and (folder / 'config.toml').exists()
+    with together():
+        is_writer = is_main()
+        on_rank0(_prepare, folder, resume, force or dry_run)
+        on_rank0(_begin, folder, cfg, said)
+        ready = _run(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
+    if is_writer:
+        _finish(folder, cfg, *ready)
+    if is_writer and dry_run:
+        shutil.rmtree(folder)
+        print('the dry run went through')
+
+
+def _as_words(options: Mapping[str, Any]) -> list[str]:
+    "The options of `train` as they are written on the command line, for each of several processes."
+    words = []
+    for name, value in options.items():
+        if value not in (None, False, ''):
+            words += [f'--{name}'] if value is True else [f'--{name}', str(value)]
+    return words
+
+
+def _begin(folder: Path, cfg: Mapping[str, Any], said: Sequence[str]) -> None:
+    "Say what was chosen, and write it down."
     for line in said:
         print(line)
     (folder / 'config.toml').write_text(to_toml(cfg), encoding='utf-8')
-    _run(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
-    if dry_run:
-        shutil.rmtree(folder)
-        print('the dry run went through')
 
 
 _CONFIGS = ('.toml', '.yaml', '.yml', '.json')
@@ -258,34 +286,49 @@ def _run(
     tta: bool,
     resume: bool,
     dry_run: bool,
-) -> None:
-    "Build, train, evaluate, export, report."
-    from vislearn.train.loggers import CSVLogger, JSONLogger
-    from vislearn.train.steps import ShortEpochCallback, TimeLimit
-
+) -> tuple[Any, Any, float]:  # the learner, what was found in the data, seconds
+    "Build, train, evaluate."
     start = time.monotonic()
     _, learn = build(cfg)
     learn.path = folder
-    found = learn.dls.check()
-    for problem in found.problems:
+    from vislearn.distrib import is_main
+
+    found = learn.dls.check() if is_main() else None
+    for problem in found.problems if found else ():
         print(f'data: {problem}')
     tables = phases(cfg)
-    if not resume:
-        _plan(learn, tables, lr, time_limit)
+    shared = {k: cfg['run'][k] for k in ('sync_bn', 'scale_lr') if k in cfg.get('run', {})}
+    with learn.distrib_ctx(**shared):
+        if not resume:
+            _plan(learn, tables, lr, time_limit)
+        _train(learn, folder, tables, _callbacks(learn, start, time_limit, dry_run), resume, dry_run)
+        _evaluate(learn, folder, tta)
+    return learn, found, time.monotonic() - start
+
+
+def _callbacks(learn: Any, start: float, time_limit: str | None, dry_run: bool) -> list[Any]:
+    "What goes along in every phase."
+    from vislearn.train.loggers import CSVLogger, JSONLogger
+    from vislearn.train.steps import ShortEpochCallback, TimeLimit
+
     cbs: list[Any] = [CSVLogger(append=True), JSONLogger('log.jsonl', append=True)]
     if time_limit:
         cbs.append(TimeLimit(0.9 * seconds(time_limit) - (time.monotonic() - start)))
     if dry_run:
         cbs.append(ShortEpochCallback(min(1.0, 2 / len(learn.dls.train)), short_valid=True))
+    return cbs
+
+
+def _train(learn: Any, folder: Path, tables: list[dict[str, Any]], cbs: list[Any], resume: bool, dry_run: bool) -> None:
+    "The phases that are left."
+    if dry_run:
         tables = [_one_epoch(table) for table in tables]
     done = _restored(learn, folder, len(tables)) if resume else 0
     for i, table in enumerate(tables[done:], done):
         _phase(learn, table, i, folder, cbs, resume)
-    _evaluate(learn, folder, tta)
-    _finish(learn, folder, cfg, found, time.monotonic() - start)
 
 
-def _finish(learn: Any, folder: Path, cfg: Mapping[str, Any], found: Any, took: float) -> None:
+def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: float) -> None:
     "Write the model, its card and the report."
     from vislearn.app.report import write_report
 
@@ -307,7 +350,9 @@ def _plan(learn: Any, tables: list[dict[str, Any]], lr: str | None, time_limit: 
         if rate is not None and names is not None:
             table[names[1]] = rate
     if time_limit and tables:
-        n = planned_epochs(learn, 0.85 * seconds(time_limit))
+        from vislearn.distrib import from_rank0
+
+        n = from_rank0(planned_epochs(learn, 0.85 * seconds(time_limit)))
         _with_epochs(tables, n)
         print(f'{n} epochs fit into {time_limit}')
 
@@ -321,6 +366,7 @@ def _one_epoch(table: dict[str, Any]) -> dict[str, Any]:
 def _phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: Sequence[Any], resume: bool) -> None:
     "Run one phase of the configuration, or go on with it."
     from vislearn.core import listify
+    from vislearn.distrib import is_main
     from vislearn.io import atomic_save, plain_data
 
     name = f'phase{i}'
@@ -333,7 +379,8 @@ def _phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: Sequ
         run_phase(learn, table, f'fit.{i}', cbs)
     else:
         run_phase(learn, {**table, 'checkpoint': name}, f'fit.{i}', cbs)
-    atomic_save(plain_data(_state(learn)), _end(folder, i))
+    if is_main():
+        atomic_save(plain_data(_state(learn)), _end(folder, i))
 
 
 def _end(folder: Path, i: int) -> Path:
@@ -400,7 +447,10 @@ def _evaluate(learn: Any, folder: Path, tta: bool) -> None:
 
         probs, targs = learn.tta()
         values['accuracy with tta'] = float(accuracy(probs, targs))
-    (folder / 'evaluation.json').write_text(json.dumps(values, indent=2), encoding='utf-8')
+    from vislearn.distrib import is_main
+
+    if is_main():
+        (folder / 'evaluation.json').write_text(json.dumps(values, indent=2), encoding='utf-8')
     print('  '.join(f'{k} {v:.4f}' for k, v in values.items()))
 
 # %% ../../nbs/app/04_train_run.ipynb #3a5307b1

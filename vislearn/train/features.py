@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core import batch_rng
 from ..data.loaders import DataLoaders, Loader
+from ..distrib import gather_batches, rank, world_size
 from ..models.fold import KeptFold
 from ..models.vision_model import VisionModel
 from .precision import PRECISIONS, resolve_precision
@@ -35,14 +36,18 @@ def body_features(
     feats: list[Tensor] = []
     targs: list[Tensor] = []
     for view in range(views):
-        seen = []
-        for xb, yb in dl.iter_from(view):
+        seen: list[tuple[Tensor, Tensor]] = []
+        sizes = []
+        for xb, yb in dl.iter_share(view, 0, rank(), world_size()):
+            sizes.append(len(xb))
+            if not len(xb):
+                continue
             if body is None:  # shares the head, whose first layers pool
                 body = VisionModel(kept(model.body, xb), model.head)
             with torch.autocast(dl.device.type, amp, enabled=amp != torch.float32):
                 seen.append((body.features(xb).float(), yb))
-        feats.append(torch.cat([f for f, _ in seen]))
-        targs.append(torch.cat([y for _, y in seen]))
+        feats.append(gather_batches([f for f, _ in seen], sizes))
+        targs.append(gather_batches([y for _, y in seen], sizes))
     if len({len(y) for y in targs}) > 1:
         raise RuntimeError('some pictures could be read in one pass but not in another; see dls.bad_files')
     return torch.stack(feats), torch.stack(targs)
