@@ -112,7 +112,7 @@ def _told_of_loss() -> Iterator[None]:
         raise RankLost(
             f'process {rank()} of {world_size()} (counted from 0) stops, because it no longer hears from another one, '
             'which has failed or was killed; its own message, or the summary of torchrun, says why. Training goes on '
-            'from the last checkpoint with --resume (learn.resume), or by itself under torchrun --max-restarts. '
+            'from the last checkpoint with --resume (learn.resume). '
             f'[{reason}]'
         ) from e
 
