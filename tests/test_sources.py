@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from bad_images import enc, exif, picture
 from PIL import Image
 
+from vislearn.collect.samples import sample_data
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
 from vislearn.data.image import PILImageBW
@@ -21,6 +23,7 @@ from vislearn.data.resize import Resize
 from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.split import KFoldSplitter, RandomSplitter
 from vislearn.data.tables import read_list, read_names, read_table
+from vislearn.learner import load_learner, vision_learner
 
 SMALL = dict(item_tfms=Resize(8), num_workers=0, bs=4, device='cpu', seed=0)
 
@@ -649,3 +652,15 @@ def test_a_learner_and_its_parts_work_with_lazy_items(table, tmp_path):
     answer = load_learner(learn.export()).predict(picture_bytes(3))
     assert answer[0] in ('ants', 'bees')
     assert [len(o) for o in (dls.train.items[:2], dls.train.items[[0, 3, 4]])] == [2, 3]
+
+
+def test_an_export_of_table_data_takes_files_and_rows(tmp_path):
+    "`learn.predict` of a loaded export opens a file as it is, and reads a row of a table by the column that it knows."
+    files = sorted(get_image_files(sample_data(n_per_class=4, size=32, clean=True)))
+    df = pd.DataFrame({'file': [str(f) for f in files], 'label': [f.parent.name for f in files]})
+    dls = ImageDataLoaders.from_df(df, '.', fn_col='file', label_col='label', item_tfms=Resize(32), bs=4, seed=0)
+    learn = vision_learner(dls, 'resnet18', pretrained=False)
+    again = load_learner(learn.export(tmp_path / 'export.pkl'))
+    by_file, by_row = again.predict(files[0])[2], again.predict(df.iloc[0])[2]
+    assert torch.equal(by_file, by_row) and torch.allclose(by_file, learn.predict(files[0])[2], atol=1e-3)
+    assert len(again.predict_batch([*files[:2], files[2].read_bytes()])) == 3

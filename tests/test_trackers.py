@@ -140,6 +140,6 @@ def test_mlflow_run_that_fails_ends_as_failed(store):
 def test_a_configuration_names_them():
     from vislearn.app.config import made
 
-    (cb,) = made([{'type': 'MLflowCallback', 'experiment': 'pets'}], 'learner.cbs', is_object=True)
+    (cb,) = made([{'type': 'MLflowCallback', 'experiment': 'pets'}], 'learner.cbs', 'cbs')
     assert isinstance(cb, MLflowCallback) and cb.experiment == 'pets'
-    assert isinstance(made({'type': 'WandbCallback', 'project': 'pets'}, 'fit.cbs'), WandbCallback)
+    assert isinstance(made({'type': 'WandbCallback', 'project': 'pets'}, 'fit.cbs', 'cbs'), WandbCallback)

@@ -205,9 +205,9 @@ class Dataset:
         return o
 
     def _kind_of_items(self) -> int | None:
-        "Which kind of picture `get_x` takes: what kind the items are, or were that this set was made from."
-        if self._item_kind is None and len(self):
-            self._item_kind = _kind_of(self.items[0])
+        "Which kind of picture `get_x` takes, -1 for none: what the items are, or were that this set was made from."
+        if self._item_kind is None:
+            self._item_kind = _kind_of(self.items[0]) if len(self) else -1  # an export reads rows of tables
         return self._item_kind
 
     def sources(self) -> list[Any]:

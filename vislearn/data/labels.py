@@ -289,5 +289,6 @@ class ColReader:
             return cell
         if is_missing(cell):
             raise ValueError(f'column {col!r} is empty in {row!r}')
-        pref = str(self.pref) + os.sep if isinstance(self.pref, Path) else self.pref
-        return f'{pref}{cell}{self.suff}'
+        if isinstance(self.pref, Path):
+            return os.path.join(self.pref, f'{cell}{self.suff}')
+        return f'{self.pref}{cell}{self.suff}'
