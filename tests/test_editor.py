@@ -87,6 +87,7 @@ HANDED_ON = {
     'skm_to_fastai',
     'OptimWrapper',
     'WandbCallback.__init__',
+    'rank0_first',
 }  # to a function of others
 
 

@@ -178,6 +178,7 @@ def _done(out: Path | None) -> set:
 
 
 def _items_of_table(out: Path) -> set:
+    _cut_half_row(out)
     with open(out, encoding='utf-8', newline='') as f:
         return {row['item'] for row in csv.DictReader(f)}
 
@@ -217,8 +218,8 @@ def _write(f: IO[str], text: str) -> None:
 def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
     from vislearn.deploy.records import flat
 
-    old = resume and out.exists()
-    done = _items_of_table(out) if old else set()
+    done = _items_of_table(out) if resume and out.exists() else set()
+    old = resume and out.exists() and out.stat().st_size > 0
     with open(out, 'a' if old else 'w', encoding='utf-8', newline='') as f:
         table = csv.DictWriter(f, _columns(engine), extrasaction='ignore')
         if not old:
