@@ -164,8 +164,8 @@ def test_predict_command_shares_items_and_keeps_their_order(trained):
 
 
 def test_ray_recipe_of_the_lesson(trained, monkeypatch):
-    pytest.importorskip('ray')
-    pd = pytest.importorskip('pandas')
+    pytest.importorskip('ray', reason='the recipe for Ray needs pip install ray, which the library does not')
+    pd = pytest.importorskip('pandas', reason="needs pip install 'vislearn[dev]'")
     cells = json.loads((HERE.parent / 'nbs/lessons/37_processes.ipynb').read_text(encoding='utf-8'))['cells']
     code = next(''.join(o['source']) for o in cells if 'import ray' in ''.join(o['source']))
     (trained / 'export.pkl').write_bytes((trained / 'two' / 'export.pkl').read_bytes())

@@ -20,7 +20,7 @@ from vislearn.data.targets import Category, Points
 from vislearn.deploy.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime'))), reason='needs onnx and onnxruntime'
+    not all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime'))), reason="needs pip install 'vislearn[onnx]'"
 )
 ARCHS = """resnet18 resnet18d efficientnet_lite0 mobilenetv3_small_100 convnext_atto vit_tiny_patch16_224
     deit_tiny_patch16_224 swin_tiny_patch4_window7_224 mobilevit_xxs lcnet_050 hgnetv2_b0 regnety_002 repvgg_a0

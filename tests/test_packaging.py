@@ -32,7 +32,9 @@ def built(tmp_path_factory) -> Path:
     )
     if files.returncode:
         pytest.skip('not a git checkout')
-    setuptools = pytest.importorskip('setuptools')
+    setuptools = pytest.importorskip(
+        'setuptools', reason='the packages are built without a network, by the setuptools that is here'
+    )
     if int(setuptools.__version__.split('.')[0]) < 77:
         pytest.skip('needs setuptools 77, which knows SPDX licences')
     copy = tmp_path_factory.mktemp('copy')

@@ -27,7 +27,9 @@ def write_shard(file: Path, first: int, n: int) -> None:
 
 
 def test_webdataset_shards_are_read_without_decoding_for_labels(tmp_path, monkeypatch):
-    datasets = pytest.importorskip('datasets')
+    datasets = pytest.importorskip(
+        'datasets', reason='Hugging Face data sets are an extra: pip install vislearn[shards]'
+    )
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_OFFLINE', True, raising=False)
     files = [str(tmp_path / f'shard-{i}.tar') for i in range(2)]
     for i, file in enumerate(files):
@@ -56,7 +58,7 @@ def test_webdataset_shards_are_read_without_decoding_for_labels(tmp_path, monkey
 
 
 def own_memory() -> int:
-    psutil = pytest.importorskip('psutil')
+    psutil = pytest.importorskip('psutil', reason="memory is read with psutil: pip install 'vislearn[dev]'")
     memory = psutil.Process().memory_info()
     return memory.rss - memory.shared
 

@@ -596,7 +596,7 @@ def table():
 
 
 def test_pictures_of_an_arrow_table_are_opened_by_us(table, monkeypatch):
-    hf = pytest.importorskip('datasets')
+    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra: pip install vislearn[shards]')
     monkeypatch.setattr(hf.Image, 'decode_example', lambda *args, **kwargs: pytest.fail('decoded by datasets'))
     dls = ImageDataLoaders.from_dataset(table, valid_pct=0.25, **SMALL)
     assert dls.vocab == ['ants', 'bees'] and (dls.train.n, dls.valid.n) == (9, 3)
@@ -612,7 +612,7 @@ def test_pictures_of_an_arrow_table_are_opened_by_us(table, monkeypatch):
 def test_labels_of_an_arrow_table_by_text_and_by_numbers_without_names(table):
     dls = ImageDataLoaders.from_dataset(table, y_key='kind', **SMALL)
     assert dls.vocab == ['even', 'odd']
-    hf = pytest.importorskip('datasets')
+    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra: pip install vislearn[shards]')
     numbers = table.cast_column('label', hf.Value('int64'))
     assert ImageDataLoaders.from_dataset(numbers, **SMALL).vocab == [0, 1]
     assert ImageDataLoaders.from_dataset(numbers, vocab=['a', 'b'], **SMALL).vocab == ['a', 'b']
@@ -629,7 +629,7 @@ def test_parts_and_selections_of_an_arrow_table(table):
 
 
 def test_an_arrow_table_with_a_missing_label_says_which(table):
-    hf = pytest.importorskip('datasets')
+    hf = pytest.importorskip('datasets', reason='Hugging Face data sets are an extra: pip install vislearn[shards]')
     unlabelled = table.cast_column('label', hf.Value('int64')).map(lambda row: {'label': -1})
     with pytest.raises(ValueError, match='label number -1 has no name'):
         ImageDataLoaders.from_dataset(unlabelled, vocab=['ants', 'bees'], **SMALL)
