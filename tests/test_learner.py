@@ -1202,7 +1202,7 @@ def test_what_has_no_plain_form_is_refused_before_anything_is_written(trained, t
     learn.dls = copy.deepcopy(trained.dls)
     for dl in learn.dls:
         dl.dataset.target.vocab[0] = object()
-    with pytest.raises(TypeError, match=r"the target\['vocab'\]\[0\] is <object.*can not hold"):
+    with pytest.raises(TypeError, match=r"the target\['vocab'\]\[0\] is <object.*cannot hold"):
         learn.export(tmp_path / 'e.pkl')
     net = tiny_net()
     net.config = lambda: {'arch': 'resnet18', 'arch_kwargs': {'act_layer': nn.ReLU}}

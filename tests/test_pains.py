@@ -104,7 +104,7 @@ def test_15_a_whole_class_of_bad_files_stops_the_run(folder):
     dls = block().dataloaders(folder, bs=8, num_workers=0, drop_last=False)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        assert "of 'b' can not be used" in complaint(lambda: [list(dl) for dl in dls])
+        assert "of 'b' cannot be used" in complaint(lambda: [list(dl) for dl in dls])
 
 
 def test_15_a_file_that_rots_between_epochs(folder):

@@ -508,7 +508,11 @@ def own_state(
 
 # %% ../nbs/00_core.ipynb #fbe786d0
 class Pipeline:
-    "Steps applied one after another."
+    """Steps applied one after another.
+
+    >>> Pipeline([lambda x: x + 1, lambda x: x * 2])(3)
+    8
+    """
 
     def __init__(
         self,

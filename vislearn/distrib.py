@@ -100,7 +100,7 @@ def together(
 
 # %% ../nbs/05_distrib.ipynb #a7f253ca
 class RankLost(RuntimeError):
-    "Another process of the run has ended, so this one can not go on."
+    "Another process of the run has ended, so this one cannot go on."
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def gather_ints(
 def any_rank(
     flag: bool,
 ) -> bool:
-    "Is it true in any process? So all take the same way."
+    "Is it true in any process? So that all take the same branch."
     return any(o for (o,) in gather_ints([flag]))
 
 
@@ -177,7 +177,7 @@ def on_rank0(
     f: Callable[..., Any],
     *args: Any,
 ) -> None:
-    """`f(*args)` in rank 0 alone, while the others wait; where it fails there, they leave without a word.
+    """`f(*args)` in rank 0 alone, while the others wait; where it fails there, they exit without a message.
 
     >>> on_rank0(print, 'once')
     once

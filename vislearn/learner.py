@@ -235,7 +235,7 @@ class Learner(TrainLoop):
 
     def __init__(
         self,
-        dls: Any,  # DataLoaders, or any list of loaders: [0] to train on, [1] to judge by
+        dls: Any,  # DataLoaders, or any list of loaders: [0] to train on, [1] to validate on
         model: nn.Module,  # (bs,3,h,w) -> (bs,c)
         loss_func: Callable[[Tensor, Tensor], Tensor]
         | str
@@ -566,7 +566,7 @@ class Learner(TrainLoop):
         cbs: Callback | Iterable[Callback] | None = None,  # those the run had
         schedule: Callable | None = None,  # the one `fit` had, if it was a function or a class
     ) -> None:
-        "Go on with a run that was stopped or killed, from its last checkpoint to its end."
+        "Resume a run that was stopped or killed, from its last checkpoint to its end."
         resume_call(self, name, cbs, schedule)
 
     def lr_find(
@@ -581,14 +581,14 @@ class Learner(TrainLoop):
         "Train for `num_it` batches with a rising rate, plot the loss, suggest a rate; everything is put back."
         return find_lr(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
 
-    # judging: validate and get_preds come from TrainLoop
+    # evaluating: validate and get_preds come from TrainLoop
 
     def loader(
         self,
         ds_idx: int = 1,  # 0 training items, 1 validation items
         dl: Any = None,  # other items
     ) -> Any:
-        """`dl`, else loader `ds_idx`, as it is judged: normalised as the network needs it.
+        """`dl`, else loader `ds_idx`, as it is validated: normalised as the network needs it.
 
         A `ValueError` where its labels are not those of the network.
         """
@@ -608,13 +608,13 @@ class Learner(TrainLoop):
         self,
         ds_idx: int = 1,  # 0 training items, 1 validation items
         dl: Loader | None = None,  # other items
-        n: int = 4,  # looks at each picture
+        n: int = 4,  # augmented versions of each picture
         item_tfms: Callable | list | None = None,  # those of training if not given
         batch_tfms: Callable | list | None = None,  # those of training if not given
         beta: float | None = 0.25,  # 0-1, weight of the plain prediction; None returns both
-        use_max: bool = False,  # the highest probability of all looks instead of their mean
+        use_max: bool = False,  # the highest probability of all versions instead of their mean
     ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
-        "Probabilities averaged over `n` augmented looks and the plain one, and the targets."
+        "Probabilities averaged over `n` augmented versions of each picture and the plain one, and the targets."
         dl = self.loader(ds_idx, dl)
         return tta(self, dl, n=n, item_tfms=item_tfms, batch_tfms=batch_tfms, beta=beta, use_max=use_max)
 
@@ -627,8 +627,8 @@ class Learner(TrainLoop):
     ) -> list[float] | float:  # 0-1
         """With several labels per picture: find the thresholds with the highest F-beta, and decide by them from now on.
 
-        Metrics, predictions and exports follow. Scores on the items they were chosen on flatter; judge by others
-        (`learn.validate(dl=dls.test_dl(items, with_labels=True))`).
+        Metrics, predictions and exports follow. Scores on the items they were chosen on are optimistic; measure on
+        others (`learn.validate(dl=dls.test_dl(items, with_labels=True))`).
         """
         target = self.dls.target
         if target.thresh is None:
@@ -654,7 +654,7 @@ class Learner(TrainLoop):
         dl = self.loader(ds_idx, dl)
         show_results(self, dl, max_n=max_n, shuffle=shuffle, nrows=nrows, ncols=ncols, figsize=figsize)
 
-    # answering
+    # predicting
 
     def predict(
         self,
@@ -675,7 +675,7 @@ class Learner(TrainLoop):
         items: Any,  # paths, bytes, pictures ...; a data frame, whose rows are read as in training; or a folder
         bs: int = 64,  # pictures per batch
     ) -> L:  # of (label, index, probs)
-        "The answers for many pictures, read by several threads, two batches in memory at a time."
+        "Predictions for many pictures, read by several threads, two batches in memory at a time."
         is_copied_process(self._pid)
         is_one_thing = hasattr(items, 'iterrows') or isinstance(items, (str, os.PathLike))
         items = as_items(items) if is_one_thing else items

@@ -41,7 +41,7 @@ class Recipe:
     train_bn: bool = True  # normalisation of frozen groups learns; if not, its statistics are frozen too
     bn_momentum: float | None = None  # 0-1, how fast the body's running statistics move; None: the network's own
     # loss
-    label_smoothing: float = 0.0  # 0-1, share of the truth that is spread over all classes
+    label_smoothing: float = 0.0  # 0-1, label smoothing: share of the target that is spread over all classes
     # optimizer
     opt_func: str = 'adam'  # by name, see `list_optimizers`
     opt_args: Mapping[str, Any] = field(default_factory=dict)  # its constants where they are not its own defaults

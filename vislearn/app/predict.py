@@ -114,7 +114,7 @@ def _several(inputs: Sequence[str]) -> Any:
     if not _is_shared():
         return nullcontext()
     if '-' in inputs:
-        raise ValueError('several processes can not share standard input: write the items to a .txt or .jsonl file')
+        raise ValueError('several processes cannot share standard input: write the items to a .txt or .jsonl file')
     from vislearn.distrib import together
 
     return together(quiet=False)

@@ -121,7 +121,7 @@ def _sections(learn: Any, check: Any) -> Iterable[tuple[str, str]]:
     )
     yield 'Worst mistakes', picture_of(lambda: interp.plot_top_losses(9), 'the pictures with the highest loss')
     yield 'Labels that are probably wrong', html_rows(list(DataAudit(learn).label_errors()))
-    yield 'Calibration', picture_of(interp.plot_calibration, 'how often answers were right against how sure they were')
+    yield 'Calibration', picture_of(interp.plot_calibration, 'accuracy against confidence')
 
 
 def _numbers(learn: Any) -> str:

@@ -266,7 +266,7 @@ def _with_epochs(tables: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def _prepare(folder: Path, resume: bool, force: bool) -> None:
     if resume:
         if not (folder / 'config.toml').exists():
-            raise ConfigError(f'there is no run to go on with in {folder}')
+            raise ConfigError(f'there is no run to resume in {folder}')
         return
     if folder.exists() and any(folder.iterdir()):
         if not force:

@@ -35,7 +35,7 @@ def find_label_errors(
     Each comes with the class that should be there, or with several labels per picture the one that should be switched.
     """
     target = target_of(targs, probs.shape[1])
-    calm = rescale(probs, fit_temperature(probs, targs), target)  # a model that is too sure would accuse too many
+    calm = rescale(probs, fit_temperature(probs, targs), target)  # an overconfident model would flag too many
     return target.label_errors(calm, targs)
 
 # %% ../../nbs/clean/01_folds.ipynb #db8bd070

@@ -423,7 +423,7 @@ def _unusable(bad: list[tuple[Any, ImageError]], n_seen: int) -> list[Problem]:
     return [
         Problem(
             'files',
-            f'{len(bad)} can not be used; the first: {bad[0][1]}',
+            f'{len(bad)} cannot be used; the first: {bad[0][1]}',
             'verify_images finds these, and those damaged further in; dataloaders leave them out',
             serious=len(bad) > 0.05 * n_seen,
             items=tuple(o for o, _ in bad[:8]),

@@ -287,7 +287,7 @@ class Dataset:
         lost = self._lost_too_much()
         if lost:
             raise ImageError(
-                f'{lost} can not be used; the first: {self.bad[min(self.bad)][0]}. More than {self.max_bad:.0%}, '
+                f'{lost} cannot be used; the first: {self.bad[min(self.bad)][0]}. More than {self.max_bad:.0%}, '
                 'or a whole class, points to a common cause: look at dls.bad_files, repair or remove them '
                 '(verify_images finds them)'
             )

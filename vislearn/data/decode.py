@@ -331,7 +331,7 @@ def _tiff_tag(im: Image.Image, tag: int) -> int:
 
 
 def _white(im: Image.Image, name: str) -> float:
-    "The value of white in a picture of deep greys."
+    "The value of white in a grey picture of more than 8 bits."
     lo, hi, whole = _value_range(im)
     bits, signed = _tiff_tag(im, 258), _tiff_tag(im, 339) == 2  # BitsPerSample, SampleFormat
     if not (math.isfinite(lo) and math.isfinite(hi)):
@@ -346,7 +346,8 @@ def _white(im: Image.Image, name: str) -> float:
         white = 255
     if lo < 0 or hi > white or not (whole or white == 1):
         raise ImageError(
-            f'its values reach from {lo:g} to {hi:g}; deep greys are read as 0..1, or whole numbers to 255 or 65535',
+            f'its values reach from {lo:g} to {hi:g}; greys of more than 8 bits are read as 0..1, '
+            'or whole numbers to 255 or 65535',
             'values',
         )
     if im.mode == 'I' and bits == 32:
@@ -358,7 +359,7 @@ def _white(im: Image.Image, name: str) -> float:
 
 
 def _grey8(im: Image.Image, name: str) -> np.ndarray:  # (h,w) uint8
-    "Deep greys scaled to 8 bits, transparent ones white."
+    "Greys of more than 8 bits scaled to 8, transparent ones white."
     white = _white(im, name)
     clear = im.info.get('transparency')
     negative = getattr(im, 'tag_v2', {}).get(262) == 0  # TIFF: zero is white; Pillow inverts only 8 bits
@@ -387,7 +388,7 @@ def _on_white(im: Image.Image) -> Image.Image:
 
 
 def _eight_bits(im: Image.Image, mode: str) -> Image.Image:
-    "`im`, not deep, in mode 'RGB' or 'L'."
+    "`im`, of 8 bits, in mode 'RGB' or 'L'."
     if is_transparent(im):
         im = _on_white(im)
     if im.mode not in (mode, '1', 'L', 'RGB'):

@@ -123,4 +123,4 @@ def read_text(
         text = decode_text(raw, encoding)
         return text if is_text(text) else decode_western(raw)
     except ValueError as e:
-        raise ValueError(f'{fname} can not be read: {e}') from None
+        raise ValueError(f'{fname} cannot be read: {e}') from None

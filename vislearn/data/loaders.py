@@ -96,7 +96,7 @@ def _check_followed(tfms: Iterable[Callable], dataset: Dataset) -> None:
         if hasattr(t, 'source_matrix') or not getattr(t, 'moves_pixels', True):
             continue
         raise TypeError(
-            f'the labels are points in the picture, and where {t!r} moves pixels to is not known, so they can not '
+            f'the labels are points in the picture, and where {t!r} moves pixels to is not known, so they cannot '
             'follow. Leave it out; or, if it moves none (it changes colours, say), put moves_pixels = False on it'
         )
     if dataset.cache is not None:
@@ -393,8 +393,8 @@ class Loader:
             pickle.dumps(self.dataset)
         except Exception as e:
             return (
-                f'the {self.dataset.name} set can not be sent to worker processes ({e}); '
-                'lambdas and functions defined in a notebook can not'
+                f'the {self.dataset.name} set cannot be sent to worker processes ({e}); '
+                'lambdas and functions defined in a notebook cannot'
             )
         return ''
 
@@ -589,7 +589,7 @@ class DataLoaders:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name):
-            "Called for what is not here; a name of the loaders, or of fastai's, is told."
+            "Called for what is not here; of names of the loaders, or of fastai, the error says what to use."
             if name.startswith('_') or hasattr(type(self), name):  # a property that failed: with its own error
                 return object.__getattribute__(self, name)
             of_loaders = 'loaders' in vars(self) and hasattr(self.train, name)
@@ -823,7 +823,7 @@ class DataLoaders:
         return self.valid.new(ds, bs=bs, num_workers=num_workers, shuffle=False, drop_last=False)
 
     def train_eval(self) -> Loader:
-        "The training items in their order under the validation pipelines: what to judge training items by."
+        "The training items in their order under the validation pipelines: what to evaluate training items on."
         return self.valid.new(self.train_ds.new(item_tfms=self.valid_ds.item_tfms))
 
     def add_tfms(

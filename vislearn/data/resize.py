@@ -186,7 +186,11 @@ class Resize(CropTransform):
 
 # %% ../../nbs/data/03_resize.ipynb #b2f7e545
 class RandomResizedCrop(CropTransform):
-    "A random box of the picture, resized to `size` (Szegedy et al., 2014)."
+    """A random box of the picture, resized to `size` (Szegedy et al., 2014).
+
+    >>> RandomResizedCrop(32)(torch.zeros(3, 60, 80, dtype=torch.uint8)).shape
+    torch.Size([3, 32, 32])
+    """
 
     def __init__(
         self,

@@ -113,6 +113,9 @@ class GrandparentSplitter:
 
     Files that lie deeper, such as `train/label/camera/file`, are left out with a warning, as their parent is not their
     label. `ImageDataLoaders.from_folder` takes them.
+
+    >>> GrandparentSplitter()(['train/cat/1.jpg', 'valid/cat/2.jpg', 'train/dog/3.jpg'])
+    ([0, 2], [1])
     """
 
     train_name: str | tuple[str, ...] = 'train'  # one name or several
@@ -232,7 +235,7 @@ class ColSplitter:
     "Rows whose column `col` is true (or is `on`, or is among `on`) are for validation."
 
     col: str | int = 'is_valid'
-    on: Any = None  # value or values that mean validation; None: the column holds truth values
+    on: Any = None  # value or values that mean validation; None: the column holds booleans
 
     def __call__(self, items: Any) -> Split:
         values = column(items, self.col)
@@ -295,7 +298,13 @@ def _classes(values: list) -> list[np.ndarray]:
 # %% ../../nbs/data/06_split.ipynb #a99b57fc
 @dataclass(frozen=True)
 class StratifiedSplitter:
-    "The same share of each class, drawn at random, is for validation."
+    """The same share of each class, drawn at random, is for validation.
+
+    >>> labels = ['ant', 'ant', 'ant', 'ant', 'bee', 'bee']
+    >>> train, valid = StratifiedSplitter(labels, valid_pct=0.5)(range(6))
+    >>> sorted(labels[i] for i in valid)
+    ['ant', 'ant', 'bee']
+    """
 
     labels: Callable[[Any], Any] | Sequence = parent_label  # a labeller, or a label for each item
     valid_pct: float = 0.2  # 0-1
@@ -318,7 +327,13 @@ class StratifiedSplitter:
 # %% ../../nbs/data/06_split.ipynb #2eec5842
 @dataclass(frozen=True)
 class GroupSplitter:
-    "Whole groups, drawn at random until about `valid_pct` of the items is reached, are for validation."
+    """Whole groups, drawn at random until about `valid_pct` of the items is reached, are for validation.
+
+    >>> patients = ['p1', 'p1', 'p2', 'p2', 'p3', 'p3']
+    >>> train, valid = GroupSplitter(patients, valid_pct=0.3)(range(6))
+    >>> len({patients[i] for i in valid}), {patients[i] for i in train} & {patients[i] for i in valid}
+    (1, set())
+    """
 
     groups: Callable[[Any], Any] | Sequence  # the group of an item (patient, film, day), or one for each item
     valid_pct: float = 0.2  # 0-1, of the items
@@ -384,7 +399,11 @@ class TrainTestSplitter:
 # %% ../../nbs/data/06_split.ipynb #02e1cc07
 @dataclass(frozen=True)
 class KFoldSplitter:
-    "Fold `fold` of `k`: over all folds each item is for validation once."
+    """Fold `fold` of `k`: over all folds each item is for validation once.
+
+    >>> KFoldSplitter(k=3, fold=0)(['a', 'b', 'c', 'd', 'e', 'f'])
+    ([0, 1, 2, 5], [3, 4])
+    """
 
     k: int = 5
     fold: int = 0  # 0..k-1

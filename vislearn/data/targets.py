@@ -826,7 +826,12 @@ def _number(o: Any) -> float:
 
 # %% ../../nbs/data/12_targets.ipynb #768e8d1e
 class Regression(Target):
-    "One or several numbers per picture: mean squared error."
+    """One or several numbers per picture: mean squared error.
+
+    >>> target = Regression().setup([1.5, 2.5])
+    >>> target.encode(2), target.c
+    (tensor(2.), 1)
+    """
 
     metrics = ('rmse', 'mae')
 
@@ -901,6 +906,10 @@ class Points(Regression):
     """Points in the picture, the same number in each: mean squared error of their coordinates.
 
     Coordinates run from -1 to 1 across what the network sees; labels and predictions are in pixels of the picture.
+
+    >>> target = Points().setup([(10, 20), (30, 5)])
+    >>> target.encode((10, 20)), target.c
+    (tensor([[10., 20.]]), 2)
     """
 
     moves = True
@@ -989,7 +998,7 @@ def guess_target(
 
 
 def _number_in(label: Any) -> int | float | None:
-    "The number that `label` is, or that is alone in it; None for text, truth values and what is missing."
+    "The number that `label` is, or that is alone in it; None for text, booleans and what is missing."
     if isinstance(label, str) or is_missing(label):
         return None
     try:

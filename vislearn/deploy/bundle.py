@@ -213,7 +213,7 @@ def plain(
     if isinstance(o, (int, float, str)) and not isinstance(o, Enum):
         return next(t(o) for t in (bool, int, float, str) if isinstance(o, t))
     raise TypeError(
-        f'{where} is {o!r}, a {type(o).__name__}, which an export can not hold: it is a file of plain data '
+        f'{where} is {o!r}, a {type(o).__name__}, which an export cannot hold: it is a file of plain data '
         '(texts, numbers, lists). Nothing was written'
     )
 
@@ -407,7 +407,7 @@ _HELPERS = {'aux1', 'aux2', 'AuxLogits'}  # heads that torchvision's googlenet a
 
 
 def _without_helpers(weights: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    "The weights in a file without those of training's helper heads, which older exports hold and no network has now."
+    "The weights in a file without training's auxiliary heads, which older exports hold and no network has now."
     own = model.state_dict()
     return {k: v for k, v in weights.items() if k in own or _HELPERS.isdisjoint(k.split('.'))}
 

@@ -153,7 +153,7 @@ class Predictor:
         bs: int = 64,  # pictures per batch
         num_workers: int | None = None,  # threads that open pictures; None: one per processor, 8 at most
     ) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        "The answers for many pictures one after another; two batches are in memory at a time."
+        "Predictions for many pictures one after another; two batches are in memory at a time."
         items = iter(items)
         with ThreadPoolExecutor(num_workers or default_workers(), initializer=compute_alone) as pool:
 
@@ -171,7 +171,7 @@ class Predictor:
         items: Iterable[Any],  # paths, bytes, pictures ...
         bs: int = 64,  # pictures per batch
     ) -> list[tuple[Any, Tensor, Tensor]]:
-        "The answers for many pictures."
+        "Predictions for many pictures."
         return list(self.stream(items, bs))
 
 # %% ../../nbs/deploy/02_predictor.ipynb #a71c03de

@@ -74,7 +74,7 @@ class Batcher:
         self.pause = pause
         self.waiting = 0  # pictures accepted and not yet answered
         self.seconds_each = 0.0  # that one picture took lately
-        self._busy_since = 0.0  # when the line was last empty, or a batch was last answered
+        self._busy_since = 0.0  # when the queue was last empty, or a batch was last answered
         self._decoded = 0  # bytes of decoded pictures
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # notified when decoded pictures are gone
@@ -123,7 +123,7 @@ class Batcher:
         self._opened.put((item, opened, options, future))
 
     def _count_answered(self, n: int, size: int = 0) -> None:
-        "Note that `n` pictures of `size` bytes have left the line, and how long one takes."
+        "Note that `n` pictures of `size` bytes have left the queue, and how long one takes."
         now = time.monotonic()
         with self._room:
             took = (now - self._busy_since) / n
@@ -134,7 +134,7 @@ class Batcher:
                 self.seconds_each = took
             elif self.waiting:
                 self.seconds_each = 0.8 * self.seconds_each + 0.2 * took
-            else:  # an idle line takes longer for a picture than a busy one, which computes batches
+            else:  # an idle server takes longer for a picture than a busy one, which computes batches
                 self.seconds_each = min(self.seconds_each, took)
             self._room.notify_all()
 
@@ -159,7 +159,7 @@ class Batcher:
         while (batch := self._gather()) is not None:
             try:
                 answered, fault = self._answered(batch), None
-            except Exception as e:  # a fault of the engine reaches those who wait, and the line goes on
+            except Exception as e:  # a fault of the engine reaches those who wait, and the queue goes on
                 answered, fault = [], e
             self._count_answered(len(batch), sum(_size(opened) for _, opened, *_ in batch))
             for record, future in answered:

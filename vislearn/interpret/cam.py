@@ -209,8 +209,8 @@ def grad_cam(
 ) -> tuple[Tensor, Tensor]:  # heat (bs,h,w) 0-1, and the labels it is about
     """Where the network looked (Grad-CAM, Selvaraju et al., 2016).
 
-    The channels of a feature map, weighted with how much each speaks for the label. A network whose modules give no
-    grid of points raises a `ValueError`.
+    The channels of a feature map, weighted with how much each contributes to the label's score. A network whose modules
+    give no grid of points raises a `ValueError`.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> heat, labels = grad_cam(net, torch.rand(5, 3, 32, 32), labels=[0, 0, 1, 1, 1])

@@ -50,7 +50,7 @@ class Interpretation:
     def __init__(
         self,
         learn: Any,  # a trained Learner
-        dl: Iterable,  # loader of the items to judge, in their order
+        dl: Iterable,  # loader of the items to predict, in their order
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ):
         self.learn = learn
@@ -63,11 +63,11 @@ class Interpretation:
     def from_learner(
         cls,
         learn: Any,  # a trained Learner
-        ds_idx: int = 1,  # 0 training items (judged under the validation pipeline), 1 validation items
+        ds_idx: int = 1,  # 0 training items (under the validation pipeline), 1 validation items
         dl: Any = None,  # another loader
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ) -> Self:
-        "Judge a set of items."
+        "Predict a set of items, once, and keep the results."
         if dl is None:
             dl = learn.dls[ds_idx]
         if dl is learn.dls[0]:
@@ -91,7 +91,7 @@ class Interpretation:
 
     @property
     def items(self) -> L:
-        "The items that were judged, in the order of the predictions."
+        "The items, in the order of the predictions."
         if not hasattr(self.dl, 'items'):
             raise AttributeError(
                 f'the pictures cannot be opened again: {type(self.dl).__name__} has no items '
@@ -247,7 +247,7 @@ class Interpretation:
         figsize: tuple[float, float] | None = None,  # inches
         axs: Any = None,  # Axes to draw on
     ) -> None:
-        "Draw pictures with what spoke for the label in bright colours."
+        "Draw pictures with the regions that contributed to the label in bright colours."
         if which is None:
             which = self.top_losses(4)[1]
         heat, labels = self.cam(which, label, layer)
@@ -321,7 +321,7 @@ class Interpretation:
 class ClassificationInterpretation(Interpretation):
     """What a classifier gets right and wrong, for one label per picture or several.
 
-    `ClassificationInterpretation.from_learner(learn)` judges the validation items.
+    `ClassificationInterpretation.from_learner(learn)` predicts the validation items.
 
     >>> from torch import nn
     >>> from vislearn.data.sources import ImageDataLoaders
@@ -340,7 +340,7 @@ class ClassificationInterpretation(Interpretation):
     def __init__(
         self,
         learn: Any,  # a trained Learner
-        dl: Iterable,  # loader of the items to judge, in their order, with labels
+        dl: Iterable,  # loader of the items to predict, in their order, with labels
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ):
         super().__init__(learn, dl, act)
@@ -349,7 +349,7 @@ class ClassificationInterpretation(Interpretation):
             raise TypeError(f'{self.target} predicts numbers and has no classes: use Interpretation')
 
     def confusion_matrix(self) -> np.ndarray:  # (c,c) counts; (c,2,2) for several labels
-        "How often each class (row) was answered with each (column); for several labels `[[tn, fp], [fn, tp]]` of each."
+        "How often each class (row) was predicted as each (column); for several labels `[[tn, fp], [fn, tp]]` of each."
         return self.target.confusion(self.targs, self.decided).numpy()
 
     def plot_confusion_matrix(
@@ -445,13 +445,13 @@ class ClassificationInterpretation(Interpretation):
         figsize: tuple[float, float] = (6.0, 4.0),  # inches
         ax: Any = None,  # Axes to draw on
     ) -> None:
-        "Draw how often answers were right against how sure the model was."
+        "Reliability diagram: draw accuracy against confidence."
         title = 'Calibration' if temperature == 1 else f'Calibration at temperature {temperature:.2f}'
         probs = rescale(self.preds, temperature, self.target)
         plot_reliability(probs, self.targs, n_bins, title, figsize, ax)
 
     def temperature(self) -> float:
-        "The temperature that makes the probabilities truest on this set; above 1 the model is too sure."
+        "The temperature that calibrates the probabilities best on this set; above 1 the model is overconfident."
         return fit_temperature(self.preds, self.targs)
 
     def calibrate(
@@ -460,7 +460,7 @@ class ClassificationInterpretation(Interpretation):
     ) -> float:
         """Build a temperature into the model's last layer and predict again.
 
-        Answers stay the same, probabilities become truer, and an export carries it.
+        Predictions stay the same, probabilities become better calibrated, and an export carries it.
         """
         t = self.temperature() if temperature is None else temperature
         xb = next(iter(self.dl))[0]

@@ -79,7 +79,7 @@ def confusion(
     decided: Tensor,  # the answers, of the same shape
     c: int,  # classes
 ) -> np.ndarray:  # (c,c) counts, rows actual and columns predicted; (c,2,2) for several labels
-    "How often each class was answered with each."
+    "How often each class was predicted as each."
     return target_of(targs, c).confusion(targs, decided).numpy()
 
 # %% ../../nbs/interpret/00_plots.ipynb #040261bf
@@ -314,7 +314,7 @@ def plot_pr(
     ax = _curves(axes_or_new(ax, figsize), curve, areas, vocab, wanted, unit='average precision')
     ax.set(
         xlabel='Recall: share of the label that is found',
-        ylabel='Precision: share of calls that are right',
+        ylabel='Precision: share of predictions that are right',
         title=f'{title} (mAP {areas.nanmean():.3f})',
     )
     return ax
@@ -353,13 +353,13 @@ def plot_reliability(
     figsize: tuple[float, float] = (6.0, 4.0),  # inches
     ax: Any = None,  # Axes to draw on
 ) -> Any:  # Axes
-    "Draw how often answers were right against how sure the model was; on the diagonal the probabilities are true."
+    "Reliability diagram: draw accuracy against confidence; on the diagonal the probabilities are calibrated."
     conf, right, count = (o.numpy() for o in calibration_bins(probs, targs, n_bins, logits=False))
     has = count > 0
     middle = (np.arange(n_bins) + 0.5) / n_bins
     ax = axes_or_new(ax, figsize)
     ax.bar(middle, count / count.sum(), 0.96 / n_bins, color='#d9d9d9', label='share of answers', zorder=1)
-    ax.plot([0, 1], [0, 1], color='#777777', ls=':', lw=1, zorder=2, label='true probabilities')
+    ax.plot([0, 1], [0, 1], color='#777777', ls=':', lw=1, zorder=2, label='perfect calibration')
     low = np.minimum(conf, right)[has]
     high = np.maximum(conf, right)[has]
     ax.vlines(conf[has], low, high, color=palette[1], lw=3, alpha=0.5, zorder=3, label='gap')

@@ -131,7 +131,7 @@ def _sequence(net: nn.Module, x: Tensor) -> CutBody | None:
 
 
 def main_output(out: Any) -> Any:
-    "The predictions of a network that in training returns those of helper heads too (GoogLeNet, Inception)."
+    "The predictions of a network that in training returns those of auxiliary heads too (GoogLeNet, Inception)."
     return out.logits if isinstance(out, tuple) and hasattr(out, 'logits') else out
 
 

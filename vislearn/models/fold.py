@@ -162,6 +162,9 @@ def _rest(bn: nn.Module) -> nn.Module:
     return nn.Sequential(rest) if rest else nn.Identity()
 
 
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
 def _is_plain(v: Any) -> bool:
     "Is `v` the same in a copy: a number, a text, nothing, or a tuple of these?"
     return type(v) in _PLAIN or (type(v) is tuple and _PLAIN.issuperset(map(type, v)))
@@ -275,9 +278,6 @@ def _is_close_leaf(a: Any, b: Any) -> bool:
 
 
 _INTERNALS = frozenset(vars(nn.Module())) - {'training'}  # attributes of every module
-
-
-_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def _identity(v: Any, depth: int = 3) -> Any:

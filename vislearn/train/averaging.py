@@ -13,7 +13,7 @@ from .events import Callback
 
 # %% ../../nbs/train/21_averaging.ipynb #19a0431a
 class EMA(Callback):
-    """An exponential moving average of the weights: judged in validation, kept at the end.
+    """An exponential moving average of the weights: used in validation, kept at the end.
 
     >>> EMA().rate(90)  # in the first steps the average follows more quickly
     0.91

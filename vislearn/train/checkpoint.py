@@ -141,6 +141,14 @@ class Checkpoint(Callback):
     """Keeps a run folder `learn.path/runs/name`, from which `learn.resume(name)` goes on.
 
     It holds `last.pth` (everything needed to go on), `best.pth`, and the table as `history.csv` and `history.jsonl`.
+
+    >>> from torch import nn
+    >>> from vislearn.train.loop import TrainLoop
+    >>> batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 3
+    >>> learn = TrainLoop([batches, batches], nn.Linear(2, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    >>> learn.fit(2, cbs=Checkpoint('night'))
+    >>> sorted(file.name for file in Path('runs/night').iterdir())
+    ['best.pth', 'history.csv', 'history.jsonl', 'last.pth']
     """
 
     order = 90

@@ -133,6 +133,13 @@ class ActivationStats(Callback):
     """Statistics of each layer's output during training.
 
     `stats[layer]` is a list over batches of dicts with mean, std, near_zero (and hist).
+
+    >>> from vislearn.train.loop import TrainLoop
+    >>> batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 3
+    >>> learn = TrainLoop([batches, batches], nn.Linear(2, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    >>> learn.fit(1, cbs=(stats := ActivationStats()))
+    >>> len(stats.stats), len(stats.stats[0]), sorted(stats.stats[0][0])
+    (1, 3, ['mean', 'near_zero', 'std'])
     """
 
     run_valid = False

@@ -126,7 +126,7 @@ class Judged:
         self.sizes.append(0)
 
     def put_together(self) -> None:
-        "What all processes have judged, in the order of the items."
+        "What all processes have predicted, in the order of the items."
         self.preds = [gather_batches(self.preds, self.sizes)]
         labelled = [t for t in self.targs if t is not None]
         if any_rank(bool(labelled)):
@@ -246,7 +246,7 @@ _NOT_COPIED = ('_kept_fold', '_net', '_guard', '_random', 'xb', 'yb', 'pred', 'l
 
 # %% ../../nbs/train/06_loop.ipynb #1e0078ff
 class TrainLoop(CallbackHost):
-    """Train a model on `dls[0]`, judge it on `dls[1]`; callbacks see and may change everything on the way.
+    """Train a model on `dls[0]`, validate it on `dls[1]`; callbacks see and may change everything on the way.
 
     >>> batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 3
     >>> learn = TrainLoop([batches, batches], nn.Linear(2, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
@@ -284,7 +284,7 @@ class TrainLoop(CallbackHost):
 
     def __init__(
         self,
-        dls: Any,  # loaders: [0] to train on, [1] to judge by
+        dls: Any,  # loaders: [0] to train on, [1] to validate on
         model: nn.Module,
         loss_func: Callable[[Tensor, Tensor], Tensor] | str,  # (pred, targ) -> (), or a name (see `list_losses`)
         opt_func: Callable[..., torch.optim.Optimizer],  # (parameter groups, lr=) -> optimizer
@@ -352,7 +352,7 @@ class TrainLoop(CallbackHost):
 
     @property
     def epoch_complete(self) -> bool:
-        "Was the present epoch trained and judged to its end? For `after_epoch`, which also follows a cancelled epoch."
+        "Was the present epoch trained and validated to its end? For `after_epoch`, which follows a cancelled one too."
         return bool(self.history) and self.history[-1] is self.row
 
     # optimizer
@@ -482,7 +482,7 @@ class TrainLoop(CallbackHost):
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
-        "Random numbers from `seed` for one fit; those of the program go on afterwards as if nothing had happened."
+        "Random numbers from `seed` for one fit; those of the program go on afterwards where they were."
         if self.seed is None:
             yield
             return
@@ -752,7 +752,7 @@ class TrainLoop(CallbackHost):
         ds_idx: int = 1,  # 0 training items, 1 validation items
         dl: Any = None,  # another loader
     ) -> Any:
-        "`dl`, else loader `ds_idx`, as it is judged: each item once, in order; training items without augmentation."
+        "`dl`, else loader `ds_idx`, as it is validated: each item once, in order; training items without augmentation."
         if dl is not None:
             return self.in_order(dl)
         return self.dls.train_eval() if ds_idx == 0 and hasattr(self.dls, 'train_eval') else self.dls[ds_idx]
@@ -770,7 +770,7 @@ class TrainLoop(CallbackHost):
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        "Judging within a batch, by a callback: afterwards that batch goes on as if nothing had happened."
+        "Validation within a batch, by a callback: afterwards that batch goes on unchanged."
         if not self.training and not self.mid_batch:
             yield
             return

@@ -62,7 +62,7 @@ class CrossEntropyLossFlat(_PerClass):
         weight: Sequence[float] | Tensor | None = None,  # (c,) what a mistake on each class costs
         ignore_index: int = -100,  # answers with this class number don't count
         reduction: str = 'mean',  # 'mean', 'sum', or 'none' for each answer's own
-        label_smoothing: float = 0.0,  # 0-1, share of the truth that is spread over all classes
+        label_smoothing: float = 0.0,  # 0-1, label smoothing: share of the target that is spread over all classes
     ):
         super().__init__(axis, weight, reduction)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
@@ -80,7 +80,7 @@ class CrossEntropyLossFlat(_PerClass):
 
 # %% ../../nbs/train/01_losses.ipynb #fcd2f413
 class LabelSmoothingCrossEntropy(_PerClass):
-    "Cross entropy with a share `eps` of the truth spread over all classes; the classes are dimension 1."
+    "Cross entropy with a share `eps` of the target spread over all classes; the classes are dimension 1."
 
     classes_in = 1  # the dimension, where `axis` does not say
 
@@ -104,7 +104,12 @@ class LabelSmoothingCrossEntropy(_PerClass):
 
 # %% ../../nbs/train/01_losses.ipynb #7e87ceac
 class FocalLoss(_PerClass):
-    "Cross entropy times `(1-p)**gamma`, `p` being the probability of the truth; the classes are dimension 1."
+    """Cross entropy times `(1-p)**gamma`, `p` being the probability of the truth; the classes are dimension 1.
+
+    >>> logits, targ = torch.tensor([[0.0, 0.0]]), torch.tensor([0])  # p is 1/2: a quarter of the cross entropy
+    >>> round((FocalLoss(gamma=2.0)(logits, targ) / F.cross_entropy(logits, targ)).item(), 3)
+    0.25
+    """
 
     classes_in = 1  # the dimension, where `axis` does not say
 

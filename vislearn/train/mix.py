@@ -175,7 +175,13 @@ def _within(n: int, spans: Tensor) -> Tensor:  # (bs,n) bool
 
 
 class CutMix(Mixing):
-    "Paste a box of another picture of the batch into each (Yun et al., 2019)."
+    """Paste a box of another picture of the batch into each (Yun et al., 2019).
+
+    >>> x = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)  # a black picture and a white one
+    >>> x, y = CutMix().mix(x, torch.tensor([0.0, 1.0]), random.Random(0))
+    >>> torch.equal(x.mean((1, 2, 3)), y)  # the share of white is the target
+    True
+    """
 
     def __init__(
         self,

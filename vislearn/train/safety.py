@@ -103,7 +103,7 @@ def held_ctrl_c() -> Iterator[CtrlC]:
 
 # %% ../../nbs/train/04_safety.ipynb #8417af7f
 class OneAtATime:
-    "Lets one thread at a time judge with a learner, and refuses to start anything while another thread trains it."
+    "Lets one thread at a time predict with a learner, and refuses to start anything while another thread trains it."
 
     def __init__(self):
         self._free()

@@ -128,7 +128,16 @@ class _Patience(TrackerCallback):
 
 
 class EarlyStoppingCallback(_Patience):
-    "Ends the fit when the number has not improved for `patience` epochs."
+    """Ends the fit when the number has not improved for `patience` epochs.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from vislearn.train.loop import TrainLoop
+    >>> batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 3
+    >>> learn = TrainLoop([batches, batches], nn.Linear(2, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.0)
+    >>> learn.fit(10, cbs=EarlyStoppingCallback(patience=2))
+    valid_loss has not improved since epoch 0: stopping early
+    """
 
     order = 62
 
@@ -175,7 +184,18 @@ class ReduceLROnPlateau(_Patience):
 
 # %% ../../nbs/train/16_tracking.ipynb #50620a99
 class SaveModelCallback(TrackerCallback):
-    "Saves the weights of the best epoch and loads them when the fit ends (also when it is interrupted)."
+    """Saves the weights of the best epoch and loads them when the fit ends (also when it is interrupted).
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from vislearn.train.loop import TrainLoop
+    >>> batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 3
+    >>> learn = TrainLoop([batches, batches], nn.Linear(2, 2), nn.CrossEntropyLoss(), torch.optim.SGD, lr=0.1)
+    >>> best = SaveModelCallback(fname='best')
+    >>> learn.fit(2, cbs=best)
+    >>> best.saved.endswith('best.pth')
+    True
+    """
 
     order = 61
     saved: str | None  # the file of the best epoch
