@@ -90,6 +90,43 @@ def test_no_spatial_map_says_so():
         grad_cam(net, torch.rand(1, 3, 8, 8))
 
 
+class Mixed(nn.Module):
+    "Each point is given the mean of all of them."
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 2)
+        self.mix = nn.Identity()
+
+    def forward(self, x):
+        fmap = self.body(x)
+        fmap = self.mix(fmap.mean((2, 3), keepdim=True) + 0 * fmap)
+        return self.head(fmap.mean((2, 3)))
+
+
+def test_features_that_are_the_same_everywhere_say_so():
+    net = Mixed().eval()
+    with pytest.raises(ValueError, match='same features at all 8 x 8 points.*layer='):
+        grad_cam(net, torch.rand(3, 3, 32, 32))
+    heat, _ = grad_cam(net, torch.rand(3, 3, 32, 32), layer=net.body)
+    assert heat.std() > 0
+    with pytest.raises(ValueError, match='same features at all 4 x 4 points'):
+        grad_cam(create_model('levit_128s', 2, pretrained=False), torch.rand(1, 3, 224, 224))
+
+
+def test_an_empty_picture_has_no_heat():
+    "Neither does one without anything that the network knows."
+    net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    xb = torch.rand(2, 3, 32, 32)
+    xb[1] = 0.3
+    for label in (0, 1):
+        heat, _ = grad_cam(net, xb, [label, label])
+        assert not heat[1].any()
+        assert torch.equal(grad_cam(net, xb[1:], [label])[0], heat[1:])
+    net[0].bias.data.fill_(-100)
+    assert not grad_cam(net, xb)[0].any()
+
+
 @pytest.mark.parametrize('switch', [torch.no_grad, torch.inference_mode])
 def test_cam_needs_no_gradients_to_be_on(switch):
     model = create_model('test_resnet', 2, pretrained=False).eval()

@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch.nn.utils import prune
 from vislearn.models.create import create_model
 from vislearn.models.fold import Folded, FrozenBody, KeptFold, conv_bn_pairs, fold, lean
 from vislearn.models.memory import needs_contiguous, to_channels_last
+from vislearn.train.loop import TrainLoop
 
 
 @pytest.fixture
@@ -93,6 +95,10 @@ UNFOLDABLE = {
     'output returned': Net(lambda m, x: [y := m.conv(x), (m.bn(y), y)][1]),
     'weight read elsewhere': Net(lambda m, x: m.bn(m.conv(x)) * m.conv.weight.mean()),
     'path depends on values': Net(lambda m, x: m.bn(m.conv(x)) if x.sum() > 0 else m.conv(x)),
+    'path depends on a list of values': Net(lambda m, x: m.bn(m.conv(x)) if max(x.flatten().tolist()) < 9 else x),
+    'path depends on an array': Net(lambda m, x: m.bn(m.conv(x)) if np.asarray(x).max() < 9 else x),
+    'path depends on a mask': Net(lambda m, x: m.bn(m.conv(x)) if not len(x[x > 9]) else x),
+    'path depends on the number of values': Net(lambda m, x: m.bn(m.conv(x)) if len(x.unique()) > 9 else x),
     'random in evaluation': Net(lambda m, x: F.dropout(m.bn(m.conv(x)), 0.5, training=True)),
     'a buffer that moves': Counting(),
     'a cache': Net(caching),
@@ -248,6 +254,38 @@ def test_another_size_of_pictures_is_checked_again():
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.net.modules())
 
 
+ALONE_OR_NOT = {
+    'one alone is not normalised': lambda m, x: m.conv(x) if len(x) == 1 else m.bn(m.conv(x)),
+    'several are not normalised': lambda m, x: m.bn(m.conv(x)) if len(x) == 1 else m.conv(x),
+    'they are compared with their mean': lambda m, x: m.bn(m.conv(x)) if len(x) == 1 else m.bn(m.conv(x - x.mean(0))),
+    'several are looked into': lambda m, x: m.bn(m.conv(x)) if len(x) == 1 or x[0].sum() < 0 else m.conv(x) * 2,
+}
+
+
+@pytest.mark.parametrize('kind', ALONE_OR_NOT)
+@pytest.mark.parametrize('sizes', [(1, 4, 1), (4, 1, 4)])
+def test_networks_that_treat_a_lone_picture_otherwise(kind, sizes):
+    net = lived_in(Net(ALONE_OR_NOT[kind]))
+    kept, folded = KeptFold(), Folded(net)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for n in sizes:
+            for x in torch.randn(8, n, 3, 16, 16, generator=g):
+                torch.testing.assert_close(kept(net, x)(x), net(x), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_last_batch_of_one_is_judged_by_the_network_itself():
+    net = lived_in(Net(lambda m, x: (m.conv(x) if len(x) == 1 else m.bn(m.conv(x))).mean((2, 3))))
+    xs = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    data = [(xs[:4], torch.zeros(4, dtype=torch.long)), (xs[4:], torch.zeros(1, dtype=torch.long))]
+    loop = TrainLoop([data, data], net, F.cross_entropy, torch.optim.SGD)
+    pred = loop.get_preds(act=nn.Identity())[0]
+    with torch.no_grad():
+        wanted = torch.cat([net(xs[:4]), net(xs[4:])])
+    torch.testing.assert_close(pred, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_copy_that_other_sizes_agree_with_is_kept():
     net = lived_in(Net())
     kept, folded, used = KeptFold(), Folded(net), []
@@ -298,6 +336,7 @@ CRASH = """
 import sys, torch
 from torch import nn
 from vislearn.models.memory import needs_contiguous, to_channels_last
+from vislearn.train.loop import TrainLoop
 net = nn.Sequential(nn.Conv2d(int(sys.argv[1]), 48, 1, stride=2))
 xb = torch.randn(8, int(sys.argv[1]), 64, 64).contiguous(memory_format=torch.channels_last)
 xb = xb.contiguous() if needs_contiguous(net) else xb

@@ -81,6 +81,27 @@ def test_an_export_reads_rows(learn, df, tmp_path):
     assert torch.equal(copied.get_preds(dl=copied.dls.test_dl(df))[0], want)
 
 
+def test_an_export_reads_items_of_the_data_it_was_trained_on(pictures, df, tmp_path):
+    "Items of loaders made from two tables, or from lists, are pictures with their labels."
+    for name, rows in (('train', df[::2]), ('valid', df[1::2])):
+        rows.to_csv(tmp_path / f'{name}.csv', index=False)
+    tables = dict(valid_csv=tmp_path / 'valid.csv', fn_col='name', label_col='label', suff='.png')
+    files = [pictures / f'{name}.png' for name in df['name']]
+    for dls in (
+        ImageDataLoaders.from_csv(pictures, tmp_path / 'train.csv', **tables, **SMALL),
+        ImageDataLoaders.from_lists(pictures, files, list(df['label']), **SMALL),
+    ):
+        learn = vision_learner(dls, 'resnet18', pretrained=False, metrics=[], default_cbs=False)
+        again = load_learner(learn.export(tmp_path / 'm.pkl'))
+        want, _ = learn.get_preds()
+        item = dls.valid.items[0]
+        assert torch.allclose(again.predict(item)[2], want[0], atol=1e-5)
+        assert torch.equal(again.predict(item)[2], learn.predict(item)[2])
+        assert torch.equal(again.get_preds(dl=again.dls.test_dl(dls.valid.items))[0], want)
+        with pytest.raises(TypeError if again.dls.valid.dataset.get_x is None else KeyError, match='column'):
+            again.predict({'picture': str(files[0])})
+
+
 def test_a_folder_and_one_picture(pictures, df):
     dls = from_df(pictures, df)
     assert len(dls.test_dl(pictures / 'red').items) == 6

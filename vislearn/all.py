@@ -76,7 +76,7 @@ from vislearn.core import (
     listify,
     set_seed,
 )
-from .data.adapters import DatasetAdapter, Labelled, LazyPicture
+from .data.adapters import DatasetAdapter, LazyPicture
 from .data.augment import RandomErasing, aug_transforms, setup_aug_tfms
 from vislearn.data.block import (
     CategoryBlock,
@@ -87,7 +87,7 @@ from vislearn.data.block import (
     RegressionBlock,
 )
 from .data.colour import Brightness, Contrast, Hue, Lighting, Saturation
-from .data.dataset import BadFile, Dataset
+from .data.dataset import BadFile, Dataset, Labelled
 from .data.decode import ImageError, max_bytes
 from .data.files import get_files, get_image_files
 from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom

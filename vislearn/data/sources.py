@@ -19,9 +19,10 @@ import torch
 from fastcore.foundation import L
 
 from ..core import did_you_mean, listify
-from .adapters import DatasetAdapter, Labelled, LabelOf, PictureOf, adapter_for, column_items, pairs
+from .adapters import DatasetAdapter, LabelOf, PictureOf, adapter_for, column_items, pairs
 from .block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock, TargetBlock
 from .cache import PictureCache
+from .dataset import Labelled
 from .files import get_image_files, missing_folder
 from .image import PILImage
 from .labels import ColReader, FolderLabeller, RegexLabeller, elements_of

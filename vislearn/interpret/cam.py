@@ -201,6 +201,25 @@ def _features_and_pred(model: nn.Module, xb: Tensor, place: _Place) -> tuple[Ten
     return outputs[0], pred
 
 
+def _is_flat(maps: Tensor) -> Tensor:  # (bs,...,h,w) -> (bs,) bool
+    "Which maps hold something, but the same at every point?"
+    off = maps - maps.mean((-2, -1), keepdim=True)
+    size = maps.flatten(1).norm(dim=1)
+    return (size > 0) & (off.flatten(1).norm(dim=1) <= 1e-3 * size)
+
+
+def _check_places(fmap: Tensor, xb: Tensor, model: nn.Module) -> None:
+    "A `ValueError` where the features of pictures with something on them are the same at all points."
+    is_flat = _is_flat(fmap)
+    if is_flat.all() and not _is_flat(xb.float()).all():
+        h, w = fmap.shape[-2:]
+        raise ValueError(
+            f'{type(model).__name__} gives the same features at all {h} x {w} points of a picture, so Grad-CAM has '
+            'nothing to show: its layers mix all points, as attention does before it is trained (layer= takes a module '
+            'whose output is a map (n,ch,h,w), such as one before they are mixed)'
+        )
+
+
 def grad_cam(
     model: nn.Module,
     xb: Tensor,  # (bs,3,h,w) as the network sees it
@@ -210,7 +229,8 @@ def grad_cam(
     """Where the network looked (Grad-CAM, Selvaraju et al., 2016).
 
     The channels of a feature map, weighted with how much each contributes to the label's score. A network whose modules
-    give no grid of points raises a `ValueError`.
+    give no grid of points, or the same features at all of them, raises a `ValueError`; heat that would be the same
+    everywhere, as on an empty picture, is 0.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> heat, labels = grad_cam(net, torch.rand(5, 3, 32, 32), labels=[0, 0, 1, 1, 1])
@@ -227,8 +247,10 @@ def grad_cam(
         score = pred.gather(1, labels[:, None]).sum()
         (grad,) = torch.autograd.grad(score, features)
     fmap = place.layout.to_map(features.detach()).float()  # (bs,ch,fh,fw)
+    _check_places(fmap, xb, model)
     weights = place.layout.to_map(grad).float().mean((2, 3), keepdim=True)  # (bs,ch,1,1)
-    heat = (weights * fmap).sum(1, keepdim=True).relu()
+    heat = (weights * fmap).sum(1, keepdim=True)
+    heat = heat.relu() * ~_is_flat(heat)[:, None, None, None]
     heat = F.interpolate(heat, xb.shape[-2:], mode='bilinear')[:, 0]  # (bs,h,w)
     highest = heat.amax((1, 2), keepdim=True).clamp_min(1e-8)
     return (heat / highest).cpu(), labels.cpu()

@@ -7,6 +7,7 @@ __all__ = ['body_features', 'FeatureLoader', 'FeatureLoaders', 'HeadModel']
 
 # %% ../../nbs/train/24_features.ipynb #63a041d4
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..core import batch_rng
 from ..data.loaders import DataLoaders, Loader
 from ..distrib import gather_batches, rank, world_size
-from ..models.fold import KeptFold
+from ..models.fold import KeptFold, kind_of_batch
 from ..models.vision_model import VisionModel
 from .precision import PRECISIONS, resolve_precision
 
@@ -32,7 +33,7 @@ def body_features(
     amp = PRECISIONS[resolve_precision(precision, dl.device)]
     model.to(dl.device).eval()
     kept = KeptFold() if kept is None else kept
-    body: VisionModel | None = None
+    bodies: dict[Any, VisionModel] = {}  # by the kind of batch
     feats: list[Tensor] = []
     targs: list[Tensor] = []
     for view in range(views):
@@ -42,10 +43,11 @@ def body_features(
             sizes.append(len(xb))
             if not len(xb):
                 continue
-            if body is None:  # shares the head, whose first layers pool
-                body = VisionModel(kept(model.body, xb), model.head)
+            kind = kind_of_batch(xb)
+            if kind not in bodies:  # shares the head, whose first layers pool
+                bodies[kind] = VisionModel(kept(model.body, xb), model.head)
             with torch.autocast(dl.device.type, amp, enabled=amp != torch.float32):
-                seen.append((body.features(xb).float(), yb))
+                seen.append((bodies[kind].features(xb).float(), yb))
         feats.append(gather_batches([f for f, _ in seen], sizes))
         targs.append(gather_batches([y for _, y in seen], sizes))
     if len({len(y) for y in targs}) > 1:

@@ -23,7 +23,7 @@ from ..core import as_int, batch_rng, is_copied_process, keep_memory, listify
 from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
 from ..models.body import main_output
 from ..models.depthwise import DepthwiseIn32
-from ..models.fold import KeptFold, is_watched, lean
+from ..models.fold import KeptFold, is_watched, kind_of_batch, lean
 from ..models.layers import lone_item_norms
 from ..models.memory import needs_contiguous
 from ..progress import echo
@@ -313,7 +313,7 @@ class TrainLoop(CallbackHost):
         self.smooth_loss = SmoothLoss()
         self._amp = 'fp32'
         self._net: nn.Module | None = None  # what computes: the model, or a leaner network with its weights
-        self._net_is_for: Any = None  # the shape of the pictures it was chosen for, and whether hooks were there
+        self._net_is_for: Any = None  # the kind of batch it was chosen for, and whether hooks were there
         self._is_contiguous = False  # must its input be
         self._pid = os.getpid()
         self._made_opt: Any = None  # the optimizer that this learner made itself
@@ -652,7 +652,7 @@ class TrainLoop(CallbackHost):
         depthwise = DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext()
         is_synced = self.sync_bn and self.training and len(self.sizes) > 1 and 0 not in self.sizes
         with self._autocast(), depthwise, SyncedNorms() if is_synced else nullcontext():
-            chosen_for = self.xb.shape[1:], is_watched(self.model)
+            chosen_for = kind_of_batch(self.xb), is_watched(self.model)
             if self._net is None or self._net_is_for != chosen_for:
                 self._net, self._net_is_for = self._choose_net(), chosen_for
             xb = self.xb.contiguous() if self._is_contiguous else self.xb
