@@ -18,7 +18,7 @@ from vislearn.clean.audit import AuditLimits, DataAudit, audit_kinds, outlier_sc
 from vislearn.clean.folds import cross_validate, find_label_errors, fit_linear
 from vislearn.clean.stats import alike_pairs, picture_stats
 from vislearn.collect.draw import draw_picture
-from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock
+from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
 from vislearn.data.labels import parent_label
 from vislearn.data.resize import Resize
@@ -334,6 +334,19 @@ def test_the_audit_uses_out_of_fold_predictions_for_all_splits(pictures):
         audit_of(pictures, oof=oof).label_errors()
 
 
+def test_numbers_are_cross_validated_by_learners_alone(pictures):
+    block = DataBlock(
+        (ImageBlock, RegressionBlock),
+        get_items=get_image_files,
+        get_y=lambda f: float(f.stem[-1]),
+        item_tfms=Resize(32),
+    )
+    oof = cross_validate(block, pictures, k=2, make_learner=small_learner, fit=no_training, bs=4)
+    assert repr(oof) == 'OutOfFold(16 items, 2 folds)'
+    with pytest.raises(TypeError, match='has no classes for a classifier on features; give make_learner='):
+        cross_validate(block, pictures, k=2, bs=4)
+
+
 def test_with_a_learner_validation_is_judged_and_unreadable_files_do_not_shift_it(pictures, tmp_path):
     d = copied(pictures, tmp_path)
     valid = [f'{n}/{n}_{i}.png' for n in ('fish', 'mug') for i in range(1, 6)]
@@ -343,7 +356,7 @@ def test_with_a_learner_validation_is_judged_and_unreadable_files_do_not_shift_i
         ds.max_bad = 0.9
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        entries, probs, targs = a._judged()
-        a.table()
-    assert len(entries) == len(probs) == 9 and [e.label for e in entries] == [a.dls.vocab[t] for t in targs.tolist()]
+        wrong = rows(a, 'label error')
     assert set(rows(a, 'unreadable')) == {'fish/fish_2.png'}
+    assert wrong and set(wrong) <= set(valid) - {'fish/fish_2.png'}
+    assert all(row['other'] != Path(name).parent.name for name, row in wrong.items())

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from vislearn.train.averaging import EMA
 from vislearn.train.checkpoint import Checkpoint, read_run
 from vislearn.train.events import CancelEpochException, on
 from vislearn.train.freezing import Unfreeze
-from vislearn.train.hooks import ActivationStats
+from vislearn.train.hooks import ActivationStats, Hook
 from vislearn.train.loggers import CSVLogger, JSONLogger, LineLogger, TensorBoardCallback, TrainMetrics
 from vislearn.train.loop import TrainLoop
 from vislearn.train.lr_find import LRFinder
@@ -338,6 +339,17 @@ def test_unknown_monitor_names_the_known_ones(tmp_path):
             loop(tmp_path, cb('accuracy')).fit(1)
 
 
+def test_checkpoint_and_plateau_name_an_unknown_monitor_too(tmp_path):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=1)
+    for cb in (Checkpoint('r', monitor='valid_los'), TorchScheduler(plateau, monitor='valid_los')):
+        with pytest.raises(ValueError, match="no 'valid_los' to monitor; did you mean 'valid_loss'?"):
+            loop(tmp_path, cb).fit(1)
+    alone = loop(tmp_path, Checkpoint('alone'))
+    alone.dls = alone.dls[:1]
+    alone.fit(1)  # nothing is validated, so that there is no best model
+    assert not (tmp_path / 'runs/alone/best.pth').exists()
+
+
 def test_best_is_kept_over_phases_but_not_over_runs(tmp_path):
     t = TrackerCallback()
     learn = loop(tmp_path, t)
@@ -380,6 +392,16 @@ def test_early_stopping_counts_epochs(tmp_path):
     learn = loop(tmp_path, EarlyStoppingCallback(patience=3), lr=0.0)
     learn.fit(20)
     assert len(learn.history) == 4
+
+
+def test_early_stopping_leaves_out_cancelled_epochs(tmp_path):
+    def cancel(learn):
+        if 0 < learn.epoch < 4:
+            raise CancelEpochException
+
+    learn = loop(tmp_path, EarlyStoppingCallback(patience=2), on('before_train', cancel), lr=0.0)
+    learn.fit(20)
+    assert [row['epoch'] for row in learn.history] == [0, 4, 5]
 
 
 def test_min_delta(tmp_path):
@@ -438,6 +460,19 @@ def test_activation_stats_every_other_batch(tmp_path):
     learn = loop(tmp_path, ActivationStats(every=2))
     learn.fit(1)
     assert [len(o) for o in learn.activation_stats.stats] == [2, 2, 2]
+
+
+def test_hooks_catch_named_tuples():
+    "Some networks of torchvision give those of helper heads too."
+    Outputs = namedtuple('Outputs', 'logits aux')
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Outputs(x, x + 1)
+
+    with Hook(net := Net()) as hook:
+        net(torch.ones(1, requires_grad=True))
+    assert type(hook.stored) is Outputs and not hook.stored.aux.requires_grad
 
 
 # what is shown
@@ -568,7 +603,8 @@ def test_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     learn = Learner(make_dls(make_pictures(tmp_path / 'p'), tmp_path), tiny_net(), metrics=accuracy)
-    learn.fit(2, cbs=TensorBoardCallback(every=2, n_preds=3, with_hist=True, trace_model=True))
+    first = TensorBoardCallback(every=2, n_preds=3, with_hist=True, trace_model=True)
+    learn.fit(2, cbs=first)
     learn.validate()
     log = EventAccumulator(str(tmp_path / 'tensorboard')).Reload()
     tags = log.Tags()
@@ -583,6 +619,12 @@ def test_tensorboard(tmp_path):
         and any(o.startswith('valid/0') for o in tags['images'])
         and any('red' in o for o in tags['tensors'])
     )
+    resumed = TensorBoardCallback(tmp_path / 'resumed', every=1)
+    resumed.load_state_dict(first.state_dict())
+    learn.fit(1, cbs=resumed)
+    steps = [o.step for o in EventAccumulator(str(tmp_path / 'resumed')).Reload().Scalars('batch/train_loss')]
+    n = len(learn.dls.train)
+    assert steps == list(range(2 * n + 1, 3 * n + 1))
 
 
 def test_activation_stats_of_a_frozen_body(tmp_path):

@@ -760,6 +760,10 @@ def test_review_sorts_and_pages(review):
         and names(review.select(page=99)) == ['cat/1.jpg']
         and review.page == 1
     )
+    with pytest.raises(ValueError, match="no order 'los'; there are loss, confidence, audit, name"):
+        review.select(sort='los')
+    with pytest.raises(ValueError, match="no split 'valid'"):
+        review.select(split='valid')
     assert names(review.select(sort='confidence'))[0] == 'cat/1.jpg' and review.page == 0
     assert names(review.select(sort='audit'))[0] == 'cat/1.jpg' and names(review.select(sort='name', cat='dog')) == [
         'dog/1.jpg',

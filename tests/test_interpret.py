@@ -17,6 +17,7 @@ from torch import nn
 
 from vislearn.data.dataset import Dataset
 from vislearn.data.loaders import DataLoaders, Loader
+from vislearn.data.normalize import Normalize
 from vislearn.data.resize import ItemPipeline
 from vislearn.data.targets import Category, MultiCategory, Regression
 from vislearn.interpret import calibrate, cam, plots
@@ -172,6 +173,20 @@ def test_skipped_pictures_do_not_shift_the_items(single):
     assert len(i) == len(i.items) == 27 and torch.equal(i.items[3], ds.items[4]) and int(i.targs[3]) == int(ds.y[4])
     torch.testing.assert_close(i.picture(3), ds.items[4].float() / 255)
     assert i.find_similar(3, 1)[0]['position'] != 3 and len(i.embeddings) == 27
+
+
+def test_loaders_from_before_the_learner_are_normalised_as_the_network_needs_it(single):
+    raw = single.dls
+    raw.valid.dataset.bad_images, raw.valid.dataset.max_bad = 'skip', 0.5
+    raw.valid.dataset.items[3] = b'not a picture'
+    single.input_norm = Normalize([0.5] * 3, [0.1] * 3)
+    single.dls = raw
+    with pytest.warns(UserWarning, match='skipping'):
+        i = ClassificationInterpretation.from_learner(single, dl=raw.valid)
+        usual = ClassificationInterpretation.from_learner(single)
+    assert len(i.items) == 27 and torch.equal(i.preds, usual.preds)
+    assert torch.equal(i.embeddings, usual.embeddings) and torch.equal(i.cam([0])[0], usual.cam([0])[0])
+    torch.testing.assert_close(i.picture(3), raw.valid.dataset.items[4].float() / 255)
 
 
 def test_several_labels(multi):

@@ -555,6 +555,8 @@ def test_lr_find_does_not_make_things_up(learn):
     with pytest.warns(UserWarning, match='no learning rate is suggested'):
         assert learn.lr_find(num_it=5, show_plot=False) == (None,)
     assert learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None) is None
+    with pytest.raises(ValueError, match='num_it is at least 1, got 0'):
+        learn.lr_find(num_it=0)
 
 
 def test_suggestions_on_a_known_curve():
@@ -610,6 +612,8 @@ def test_tta(trained):
     )
     assert torch.allclose(trained.tta(n=3)[0], torch.lerp(aug, plain, 0.25), atol=1e-6)
     assert (trained.tta(n=3, use_max=True)[0] >= plain).all()
+    with pytest.raises(ValueError, match='n is at least 1, got 0'):
+        trained.tta(n=0)
 
 
 def test_show_results(trained):
@@ -987,6 +991,8 @@ def test_no_bar_and_no_logging(learn, capsys, monkeypatch):
     with learn.no_logging():
         learn.fit(1)
     assert capsys.readouterr() == ('', '') and isinstance(learn.progress, ProgressCallback)
+    with learn.no_logging(), learn.no_bar():  # there is no bar to hide
+        learn.fit(1)
 
 
 @pytest.mark.parametrize(

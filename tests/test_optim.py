@@ -192,6 +192,8 @@ def test_lr_list():
             lr_list(bad, 2)
     with pytest.raises(ValueError, match='last group'):
         lr_list(slice(1e-3), 2, lr_decay=0.38)
+    with pytest.raises(ValueError, match='ends above 0'):
+        lr_list(slice(1e-5, 0), 2)
 
 
 def test_groups_of_a_model():
@@ -294,6 +296,7 @@ def test_schedule_errors():
     with pytest.raises(ValueError, match="did you mean 'sgdr'"):
         get_schedule('sgd_r')
     assert get_schedule(math.sin) is math.sin
+    assert get_schedule((cosine, {'warmup': 0.1})) == get_schedule(('cosine', {'warmup': 0.1}))
 
 
 def test_schedules_are_plain_values():

@@ -135,3 +135,49 @@ def test_config_errors_name_their_place(tmp_path):
     )
     r = run('train', 'evil.toml', cwd=tmp_path)
     assert r.returncode == 1 and not (tmp_path / 'here').exists()
+
+
+def tiny_learner(**kw):
+    import numpy as np
+    from torch import nn
+
+    from vislearn.data.sources import ImageDataLoaders
+    from vislearn.learner import Learner
+
+    xs = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    dls = ImageDataLoaders.from_arrays(xs, ['cat', 'dog'] * 10, bs=4, seed=0, num_workers=0)
+    return Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), metrics='accuracy', **kw)
+
+
+def test_evaluation_goes_by_the_metrics_and_not_by_the_columns_of_a_fit():
+    from vislearn.app.report import validation_numbers
+    from vislearn.train.loggers import Speed, TrainMetrics
+
+    learn = tiny_learner(cbs=[TrainMetrics(), Speed()])
+    assert list(validation_numbers(learn)) == ['valid_loss', 'accuracy']  # nothing has been trained here
+    learn.fit(1)
+    numbers = validation_numbers(learn)
+    assert list(numbers) == ['valid_loss', 'accuracy'] and numbers['accuracy'] == learn.row['accuracy']
+
+
+def test_planning_epochs_leaves_no_trace():
+    import torch
+
+    from vislearn.app.train_run import planned_epochs
+
+    learn = tiny_learner(seed=0)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    assert planned_epochs(learn, limit=60) >= 1
+    assert not learn.history and learn.n_fits == 0 and learn.dls.train.epoch == 0
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+
+
+def test_a_trial_that_suggests_no_rate_changes_none(pictures, tmp_path, monkeypatch):
+    from vislearn.app.train_run import train
+    from vislearn.learner import Learner
+
+    monkeypatch.setattr(Learner, 'lr_find', lambda *args, **kw: (None,))
+    changes = 'learner.pretrained=false; learner.metrics=accuracy'
+    out = tmp_path / 'run'
+    train(str(pictures), out, arch='test_resnet', size=32, epochs=1, bs=8, set=changes, lr='auto')
+    assert set(json.loads((out / 'evaluation.json').read_text())) == {'valid_loss', 'accuracy'}

@@ -91,7 +91,7 @@ from .data.dataset import BadFile, Dataset, Labelled
 from .data.decode import ImageError, max_bytes
 from .data.files import get_files, get_image_files
 from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
-from .data.image import PILImage, PILImageBW, open_image, to_pil, to_thumb
+from .data.image import PILImage, PILImageBW, open_image, to_pil
 from .data.labels import AttrGetter, ColReader, ItemGetter, RegexLabeller, parent_label, using_attr
 from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize, cifar_stats, imagenet_stats, mnist_stats
@@ -199,6 +199,7 @@ from vislearn.fastai_names import (
     tensor,
     to_cpu,
     to_np,
+    to_thumb,
     trainable_params,
     xresnet18,
     xresnet34,

@@ -42,13 +42,13 @@ def remembers_call(
     @functools.wraps(f)
     def _remembering(*args, **kwargs):
         made = f(*args, **kwargs)
-        made.made_by = MadeBy(f.__name__, _given(params, args, kwargs))
+        made.made_by = MadeBy(f.__name__, _bound_arguments(params, args, kwargs))
         return made
 
     return _remembering  # type: ignore[return-value]
 
 
-def _given(params: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bound_arguments(params: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     "The arguments of a call by name."
     found: dict[str, Any] = {}
     for name, value in params.bind(*args, **kwargs).arguments.items():
@@ -157,11 +157,11 @@ def learner_config(
         options = data.args['self'].params() | options
     if options.get('seed') is None and _splits_alike(data, options):
         options['seed'] = learn.dls.train.seed
-    cfg: dict[str, Any] = {'data': {'type': data.name, **_table(options, 'data')}}
+    cfg: dict[str, Any] = {'data': {'type': data.name, **_described_table(options, 'data')}}
     arch = made.args['arch']
     if not isinstance(arch, torch.nn.Module):
         arch = getattr(arch, 'arch', arch)  # torchvision's functions know their name
-    cfg['learner'] = _table({k: v for k, v in made.args.items() if k != 'dls'} | {'arch': arch}, 'learner')
+    cfg['learner'] = _described_table({k: v for k, v in made.args.items() if k != 'dls'} | {'arch': arch}, 'learner')
     phases = [_phase(learn, call, i) for i, call in enumerate(learn.calls_made)]
     if phases:
         cfg['fit'] = phases
@@ -169,7 +169,7 @@ def learner_config(
     return cfg
 
 
-def _table(args: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _described_table(args: Mapping[str, Any], where: str) -> dict[str, Any]:
     "Arguments as plain data, without those that are None."
     return {k: described(v, f'{where}.{k}') for k, v in args.items() if v is not None}
 
@@ -187,7 +187,7 @@ def _phase(learn: Any, call: Any, i: int) -> dict[str, Any]:
     "A call that trained as a table of `[fit]`; arguments that are the default are left out."
     params = inspect.signature(getattr(learn, call.method)).parameters
     given = {k: v for k, v in call.args.items() if k in params and v is not params[k].default}
-    table = {'type': call.method, **_table(given, f'fit.{i}')}
+    table = {'type': call.method, **_described_table(given, f'fit.{i}')}
     if call.cbs:
         table['cbs'] = described(call.cbs, f'fit.{i}.cbs')
     return {k: v for k, v in table.items() if k not in params or v != params[k].default}

@@ -278,7 +278,7 @@ class Learner(TrainLoop):
         self.calls_made: tuple[Call, ...] = ()  # what it was told to do since
         self.trained_vocab = _vocab_of(dls)  # what the outputs mean
         self._kept_predictor = KeptPredictor()
-        own = [cbs] if isinstance(cbs, type) else listify(cbs)
+        own = listify(cbs)
         super().__init__(
             dls,
             model,
@@ -442,7 +442,7 @@ class Learner(TrainLoop):
         )
         shape: dict[str, Any] = dict(lr_max=lr_max, div=div, div_final=div_final, pct_start=pct_start, moms=moms)
         momentum = ParamScheduler({'mom': combined_cos(pct_start, *(moms or self.moms))})
-        own = [cbs] if isinstance(cbs, type) else listify(cbs)
+        own = listify(cbs)
         with under_way(self, Call('fit_one_cycle', args | shape, own), [*own, momentum], checkpoint):
             self.fit(lr=lr_max, schedule=one_cycle(pct_start, div, div_final), **args)
 
@@ -887,12 +887,14 @@ class Learner(TrainLoop):
     @contextmanager
     def no_bar(self) -> Iterator['Learner']:
         "Without progress bars, for the time of a `with` block; the table stays."
-        before = self.progress.mode
-        self.progress.mode = 'plain'
+        before = [(cb, cb.mode) for cb in self.cbs if isinstance(cb, ProgressCallback)]
+        for cb, _ in before:
+            cb.mode = 'plain'
         try:
             yield self
         finally:
-            self.progress.mode = before
+            for cb, mode in before:
+                cb.mode = mode
 
     no_mbar = no_bar  # fastai's name for the outer one of two bars
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .core import suggest
+from .core import look_up
 
 # %% ../nbs/09_recipes.ipynb #49d5ead7
 @dataclass(frozen=True)
@@ -92,8 +92,4 @@ def get_recipe(
     recipe: str | Recipe,  # a name, or a recipe of your own
 ) -> Recipe:
     "A recipe by its name; a `ValueError` with the nearest known name."
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in RECIPES:
-        raise ValueError(f'unknown recipe {recipe!r}{suggest(recipe, RECIPES)}; there are {", ".join(RECIPES)}')
-    return RECIPES[recipe]
+    return recipe if isinstance(recipe, Recipe) else look_up(recipe, RECIPES, 'recipe')

@@ -177,7 +177,7 @@ def _says(e: BaseException) -> str:
     return '\n'.join([text, *getattr(e, '__notes__', [])])
 
 
-def _run(name: str, args: dict[str, Any]) -> int:
+def _run_verb(name: str, args: dict[str, Any]) -> int:
     "Call a verb with its parsed arguments; its exit code."
     f = verbs[name]
     several = [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.VAR_POSITIONAL]
@@ -198,7 +198,7 @@ def _run(name: str, args: dict[str, Any]) -> int:
         return 1
 
 
-def _long(name: str, words: list[str]) -> list[str]:
+def _joined_options(name: str, words: list[str]) -> list[str]:
     """The words with options that may come several times, as one: `--import a --import b` is `--imports a,b`.
 
     `-o` is short for `--out FILE`, or, for verbs that read a configuration, one of its changes.
@@ -250,5 +250,5 @@ def main(
         near = ''.join(f'; did you mean {o!r}?' for o in get_close_matches(argv[0], verbs, 1))
         print(f'vislearn: no verb {argv[0]!r}{near}\n\n{usage()}', file=sys.stderr)
         return 2
-    args = vars(verb_parser(argv[0]).parse_args(_long(argv[0], argv[1:])))
-    return _run(argv[0], {k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
+    args = vars(verb_parser(argv[0]).parse_args(_joined_options(argv[0], argv[1:])))
+    return _run_verb(argv[0], {k: v for k, v in args.items() if k not in ('pdb', 'xtra')})

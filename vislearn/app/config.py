@@ -146,8 +146,9 @@ def known_names() -> dict[str, Any]:
     from vislearn.core import Transform
 
     public = {k: getattr(v, k) for k in v.__all__}
-    named = {k: o for k, o in {**Transform.registry, **public}.items()}
-    return {k: o for k, o in named.items() if getattr(o, '__module__', '').startswith('vislearn')}
+    return {
+        k: o for k, o in (Transform.registry | public).items() if getattr(o, '__module__', '').startswith('vislearn')
+    }
 
 
 @cache

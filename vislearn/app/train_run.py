@@ -27,6 +27,7 @@ from vislearn.app.config import (
     to_python,
     to_toml,
 )
+from .report import number_text, validation_numbers, write_report
 
 # %% ../../nbs/app/04_train_run.ipynb #4cf6828f
 _TRAIN, _VALID = ('train', 'training'), ('valid', 'val', 'validation', 'test')
@@ -79,7 +80,7 @@ def guess_config(
     n = len(dls.train_ds)
     said = [f'{n} training and {len(dls.valid_ds)} validation pictures, {dls.target}']
     if size is None:
-        size, why = _size(dls)
+        size, why = _size_for(dls)
         said.append(f'size {size} pixels: {why}')
     if bs is None:
         bs = min(64, max(8, 2 ** (n // 8).bit_length()))
@@ -98,7 +99,7 @@ def guess_config(
     return cfg, said
 
 
-def _size(dls: Any) -> tuple[int, str]:
+def _size_for(dls: Any) -> tuple[int, str]:
     "How large pictures should be, from the sizes of a hundred of them."
     from vislearn.data.decode import ImageError, read_header
 
@@ -135,16 +136,14 @@ def planned_epochs(
     n_batches: int = 4,  # that are timed
 ) -> int:
     "How many epochs fit into a time, from a few batches that are trained and forgotten."
-    weights = {k: v.clone() for k, v in learn.model.state_dict().items()}
-    n = len(learn.dls.train)
     from vislearn.train.steps import ShortEpochCallback
+    from vislearn.train.trials import left_as_it_was
 
+    n = len(learn.dls.train)
     start = time.monotonic()
-    with learn.no_logging():
+    with left_as_it_was(learn), learn.no_logging():
         learn.fit(1, cbs=ShortEpochCallback(min(1.0, n_batches / n), short_valid=True))
     each = (time.monotonic() - start) / min(n, n_batches) * n
-    learn.model.load_state_dict(weights)
-    learn.opt = None
     return max(1, int(0.8 * limit / each) - 1)
 
 # %% ../../nbs/app/04_train_run.ipynb #a796c11d
@@ -189,8 +188,8 @@ def train(
     with together():
         is_writer = is_main()
         on_rank0(_prepare, folder, resume, force or dry_run)
-        on_rank0(_begin, folder, cfg, said)
-        ready = _run(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
+        on_rank0(_note_choices, folder, cfg, said)
+        ready = _train_and_judge(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
     if is_writer:
         _finish(folder, cfg, *ready)
     if is_writer and dry_run:
@@ -207,7 +206,7 @@ def _as_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _begin(folder: Path, cfg: Mapping[str, Any], said: Sequence[str]) -> None:
+def _note_choices(folder: Path, cfg: Mapping[str, Any], said: Sequence[str]) -> None:
     "Say what was chosen, and write it down."
     for line in said:
         print(line)
@@ -277,7 +276,7 @@ def _prepare(folder: Path, resume: bool, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _run(
+def _train_and_judge(
     cfg: Mapping[str, Any],
     folder: Path,
     *,
@@ -288,11 +287,11 @@ def _run(
     dry_run: bool,
 ) -> tuple[Any, Any, float]:  # the learner, what was found in the data, seconds
     "Build, train, evaluate."
+    from vislearn.distrib import is_main
+
     start = time.monotonic()
     _, learn = build(cfg)
     learn.path = folder
-    from vislearn.distrib import is_main
-
     found = learn.dls.check() if is_main() else None
     for problem in found.problems if found else ():
         print(f'data: {problem}')
@@ -325,13 +324,11 @@ def _train(learn: Any, folder: Path, tables: list[dict[str, Any]], cbs: list[Any
         tables = [_one_epoch(table) for table in tables]
     done = _restored(learn, folder, len(tables)) if resume else 0
     for i, table in enumerate(tables[done:], done):
-        _phase(learn, table, i, folder, cbs, resume)
+        _one_phase(learn, table, i, folder, cbs, resume)
 
 
 def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: float) -> None:
     "Write the model, its card and the report."
-    from vislearn.app.report import write_report
-
     model = learn.export('export.pkl', card=True)
     title = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
     report = write_report(learn, folder / 'report.html', title, f'Trained with vislearn in {took:.0f} s', found)
@@ -340,11 +337,7 @@ def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: 
 
 def _plan(learn: Any, tables: list[dict[str, Any]], lr: str | None, time_limit: str | None) -> None:
     "Fill in the rate and the epochs that are to be found out."
-    if lr == 'auto':
-        found = learn.lr_find(show_plot=False)
-        rate = found[0] if isinstance(found, tuple) else found
-        print(f'learning rate {rate:.2g}, from a trial over rising rates')
-    rate = None if lr is None else rate if lr == 'auto' else float(lr)
+    rate = _found_rate(learn) if lr == 'auto' else None if lr is None else float(lr)
     for table in tables:
         names = PHASES.get(table.get('type', 'fine_tune'))
         if rate is not None and names is not None:
@@ -357,13 +350,21 @@ def _plan(learn: Any, tables: list[dict[str, Any]], lr: str | None, time_limit: 
         print(f'{n} epochs fit into {time_limit}')
 
 
+def _found_rate(learn: Any) -> float | None:
+    "The rate that a trial over rising rates suggests; None, so that rates stay as they are, where it suggests none."
+    (rate,) = learn.lr_find(show_plot=False)
+    if rate is not None:
+        print(f'learning rate {rate:.2g}, from a trial over rising rates')
+    return rate
+
+
 def _one_epoch(table: dict[str, Any]) -> dict[str, Any]:
     "A phase as a dry run does it."
     names = PHASES.get(table.get('type', 'fine_tune'))
     return table | {names[0]: 1} if names else table
 
 
-def _phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: Sequence[Any], resume: bool) -> None:
+def _one_phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: Sequence[Any], resume: bool) -> None:
     "Run one phase of the configuration, or go on with it."
     from vislearn.core import listify
     from vislearn.distrib import is_main
@@ -433,25 +434,17 @@ def _restored(learn: Any, folder: Path, n_phases: int) -> int:
 
 def _evaluate(learn: Any, folder: Path, tta: bool) -> None:
     "Print and store the metrics on the validation pictures."
-    values = dict(
-        zip(
-            [
-                'valid_loss',
-                *(n for n in learn.recorder.metric_names if n not in ('epoch', 'train_loss', 'valid_loss', 'time')),
-            ],
-            learn.validate(),
-        )
-    )
+    from vislearn.distrib import is_main
+
+    values = validation_numbers(learn)
     if tta:
         from vislearn.train.metrics import accuracy
 
         probs, targs = learn.tta()
         values['accuracy with tta'] = float(accuracy(probs, targs))
-    from vislearn.distrib import is_main
-
     if is_main():
         (folder / 'evaluation.json').write_text(json.dumps(values, indent=2), encoding='utf-8')
-    print('  '.join(f'{k} {v:.4f}' for k, v in values.items()))
+    print('  '.join(f'{k} {number_text(v)}' for k, v in values.items()))
 
 # %% ../../nbs/app/04_train_run.ipynb #3a5307b1
 def show(

@@ -68,11 +68,11 @@ audit_kinds = [
 ]
 
 
-def _table(rows: Iterable[dict]) -> Table:
+def _audit_table(rows: Iterable[dict]) -> Table:
     return Table(rows, ['path', 'split', 'label', 'kind', 'score', 'suggestion', 'other'])
 
 
-def _row(
+def _found_row(
     path: Any,  # None: not about a picture
     split: str | None,
     label: str | None,
@@ -86,7 +86,7 @@ def _row(
 
 
 @dataclass
-class _Entry:
+class _Picture:
     "One picture of one split."
 
     item: Any
@@ -110,10 +110,10 @@ class _Entry:
 
     def row(self, kind: str, score: float, suggestion: str, other: Any = None) -> dict[str, Any]:
         "A row of the table about this picture."
-        return _row(self.path, self.split, self.label, kind, score, suggestion, other)
+        return _found_row(self.path, self.split, self.label, kind, score, suggestion, other)
 
 
-def _identity(o: Any) -> Any:
+def _item_key(o: Any) -> Any:
     "What tells items apart: the path, or the object itself."
     return str(o) if isinstance(o, (str, os.PathLike)) else id(o)
 
@@ -163,7 +163,7 @@ class DataAudit:
         self.limits = limits or AuditLimits()
 
     @cached_property
-    def entries(self) -> list[_Entry]:
+    def entries(self) -> list[_Picture]:
         "Every picture of every split, looked at once."
         found = []
         for dl in self.dls:
@@ -171,47 +171,47 @@ class DataAudit:
             for i in range(len(ds)):
                 y = None if ds.y is None else ds.y[i]
                 label = None if y is None else ds.target.show(y)
-                found.append(_Entry(ds.items[i], ds.source(i), ds.name, label, y))
+                found.append(_Picture(ds.items[i], ds.source(i), ds.name, label, y))
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            list(progress_bar(pool.map(_Entry.look, found), len(found), 'looking'))
+            list(progress_bar(pool.map(_Picture.look, found), len(found), 'looking'))
         return found
 
-    def _seen(self) -> list[_Entry]:
+    def _seen(self) -> list[_Picture]:
         return [e for e in self.entries if e.stats]
 
     def unreadable(self) -> Table:
         "Files that cannot be opened."
-        return _table(e.row('unreadable', 1.0, f'delete: {e.error}') for e in self.entries if e.error)
+        return _audit_table(e.row('unreadable', 1.0, f'delete: {e.error}') for e in self.entries if e.error)
 
     def label_errors(self) -> Table:
         "Labels that are probably wrong; none without a learner or out-of-fold predictions."
         if self.oof is None and self.learn is None:
-            return _table([])
+            return _audit_table([])
         entries, probs, targs = self._judged()
         vocab: Any = self.dls.vocab
         rows = []
         for i, j, score in find_label_errors(probs, targs):
             suggestion = f'{self._correction(entries[i], vocab[j], j)} ({probs[i, j]:.2f})'
             rows.append(entries[i].row('label error', score, suggestion, other=str(vocab[j])))
-        return _table(rows)
+        return _audit_table(rows)
 
-    def _judged(self) -> tuple[list[_Entry], Tensor, Tensor]:
+    def _judged(self) -> tuple[list[_Picture], Tensor, Tensor]:
         "Entries with probabilities by a model that was not trained on them, and their targets."
         if self.oof is None:
             dl = self.dls.valid
             probs, targs = self.learn.get_preds(dl=dl)[:2]
             entries = [e for e in self.entries if e.split == dl.dataset.name]
             return [entries[i] for i in dl.read], probs, targs
-        where = {_identity(o): i for i, o in enumerate(self.oof.sources)}
-        entries = [e for e in self.entries if _identity(e.src) in where]
+        where = {_item_key(o): i for i, o in enumerate(self.oof.sources)}
+        entries = [e for e in self.entries if _item_key(e.src) in where]
         if not entries:
             raise ValueError(
                 'none of the items is among the out-of-fold predictions: were both made from the same source?'
             )
-        idxs = [where[_identity(e.src)] for e in entries]
+        idxs = [where[_item_key(e.src)] for e in entries]
         return entries, self.oof.probs[idxs], self.oof.targs[idxs]
 
-    def _correction(self, e: _Entry, name: Any, j: int) -> str:
+    def _correction(self, e: _Picture, name: Any, j: int) -> str:
         if not self.dls.target.multi_label:
             return f'change to {name!r}'
         return f'remove {name!r}' if e.y[j] > 0.5 else f'add {name!r}'
@@ -223,9 +223,9 @@ class DataAudit:
         """
         seen = self._seen()
         found = find_copies([e.stats for e in seen], self.limits.near_bits, self.limits.near_corr)
-        return _table(self._copy_row(seen[i], seen[j], like) for i, j, like in found)
+        return _audit_table(self._copy_row(seen[i], seen[j], like) for i, j, like in found)
 
-    def _copy_row(self, kept: _Entry, e: _Entry, like: float) -> dict[str, Any]:
+    def _copy_row(self, kept: _Picture, e: _Picture, like: float) -> dict[str, Any]:
         same = 'the same file as' if like == 1 else 'nearly the same as'
         if kept.label != e.label:
             suggestion = f'{same} one labelled {kept.label!r}: decide which'
@@ -240,7 +240,7 @@ class DataAudit:
     def outliers(self) -> Table:
         "Pictures unlike all others, by the distance of their features to the five nearest; none without a learner."
         if self.learn is None:
-            return _table([])
+            return _audit_table([])
         seen = self._seen()
         valid = self.dls.valid
         ds = valid.dataset.new([e.item for e in seen], None)
@@ -249,13 +249,13 @@ class DataAudit:
         rows = []
         for i in (z > limit).nonzero().flatten().tolist():
             rows.append(seen[i].row('outlier', float(z[i] / (z[i] + limit)), 'look: does it belong here?'))
-        return _table(rows)
+        return _audit_table(rows)
 
     def quality(self) -> Table:
         "Pictures that are blank, too dark, too bright, blurred, small or of an odd shape."
-        return _table(row for e in self._seen() for row in (*self._look_faults(e), *self._shape_faults(e)))
+        return _audit_table(row for e in self._seen() for row in (*self._look_faults(e), *self._shape_faults(e)))
 
-    def _look_faults(self, e: _Entry) -> Iterator[dict[str, Any]]:
+    def _look_faults(self, e: _Picture) -> Iterator[dict[str, Any]]:
         "The most serious fault of how a picture looks."
         s = e.stats
         limits = self.limits
@@ -269,7 +269,7 @@ class DataAudit:
         elif s.sharp < limits.sharp:
             yield e.row('blurry', 1 - s.sharp / limits.sharp / 2, 'look: too blurred to see?')
 
-    def _shape_faults(self, e: _Entry) -> Iterator[dict[str, Any]]:
+    def _shape_faults(self, e: _Picture) -> Iterator[dict[str, Any]]:
         w, h = e.stats.size
         need = self.limits.size * self._input_size
         if min(w, h) < need:
@@ -292,7 +292,7 @@ class DataAudit:
         "Classes with few training pictures."
         ds = self.dls.train.dataset
         if ds.vocab is None or ds.target is None or ds.y is None or not len(ds):
-            return _table([])
+            return _audit_table([])
         counts = as_tensor(ds.target.counts(ds.y))
         mean = float(counts.float().mean())
         few = max(self.limits.few, self.limits.rare * mean)
@@ -303,15 +303,15 @@ class DataAudit:
             suggestion = f'{n} training pictures, {mean:.0f} on average: '
             suggestion += 'collect more, or draw them more often (sampler="balanced")'
             score = 1 - n / max(mean, self.limits.few)
-            rows.append(_row(None, None, str(label), 'rare class', score, suggestion))
-        return _table(rows)
+            rows.append(_found_row(None, None, str(label), 'rare class', score, suggestion))
+        return _audit_table(rows)
 
     @cached_property
     def _all(self) -> Table:
         rows = [*self.unreadable(), *self.label_errors()]
         rows += [*self.duplicates(), *self.outliers()]
         rows += [*self.quality(), *self.imbalance()]
-        return _table(sorted(rows, key=lambda r: (audit_kinds.index(r['kind']), -r['score'])))
+        return _audit_table(sorted(rows, key=lambda r: (audit_kinds.index(r['kind']), -r['score'])))
 
     def table(
         self,
@@ -321,7 +321,7 @@ class DataAudit:
         "Everything that was found, the most serious kinds and the highest scores first."
         if kind is not None and kind not in audit_kinds:
             raise ValueError(f'no kind {kind!r}{suggest(kind, audit_kinds)}; there are {audit_kinds}')
-        return _table(r for r in self._all if kind in (None, r['kind']) and r['score'] >= min_score)
+        return _audit_table(r for r in self._all if kind in (None, r['kind']) and r['score'] >= min_score)
 
     def counts(self) -> dict[str, int]:
         "How much was found of each kind."
@@ -353,10 +353,10 @@ class DataAudit:
         "Draw the worst pictures of a kind, titled with label, kind and score, and what is suggested."
         rows = [r for r in self.table(kind) if r['path'] is not None and r['kind'] != 'unreadable']
         rows = rows[:k]
-        sources = {_identity(e.path): e.src for e in self.entries}
+        sources = {_item_key(e.path): e.src for e in self.entries}
         axs = picture_axes(len(rows), nrows, ncols, figsize, axs)
         for r, ax in zip(rows, axs):
-            im = open_image(sources[_identity(r['path'])], crop=shrink_to(256))
+            im = open_image(sources[_item_key(r['path'])], crop=shrink_to(256))
             lines = [shorten(r['label'] or '', 26), f'{r["kind"]} {r["score"]:.2f}', shorten(r['suggestion'], 28)]
             show_image(im, ax).set_title('\n'.join(lines), fontsize=8)
 

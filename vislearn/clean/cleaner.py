@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,11 +128,8 @@ class CsvLabels:
 
     def _fresh(self) -> str:
         "The text of a new file."
-        out = io.StringIO(newline='')
-        w = csv.writer(out, lineterminator='\n')
-        w.writerow(['fname', 'label', 'is_valid'])
-        w.writerows((path, self._cell(label), is_valid) for path, label, is_valid in self.rows)
-        return out.getvalue()
+        rows = [(path, self._cell(label), is_valid) for path, label, is_valid in self.rows]
+        return ''.join(_csv_line(row, like='\n') for row in [('fname', 'label', 'is_valid'), *rows])
 
     def _cell(self, label: Any) -> str:
         if isinstance(label, (list, tuple)):
@@ -181,7 +178,7 @@ def _csv_records(text: str) -> Iterator[tuple[str, list[str]]]:
         start = reader.line_num
 
 
-def _csv_line(cells: list[str], like: str) -> str:
+def _csv_line(cells: Sequence[Any], like: str) -> str:
     "A line that ends as `like` does."
     out = io.StringIO(newline='')
     end = like[len(like.rstrip('\r\n')) :]
@@ -203,10 +200,10 @@ def labels_are_folders(
     labels: list,  # of the pictures at `paths`
 ) -> bool:
     "Is every picture's label the name of the folder it is in?"
-    return all(_is_folder(label, Path(path)) for path, label in zip(paths, labels))
+    return all(_is_named_by_folder(label, Path(path)) for path, label in zip(paths, labels))
 
 
-def _is_folder(label: Any, path: Path) -> bool:
+def _is_named_by_folder(label: Any, path: Path) -> bool:
     return not isinstance(label, (list, tuple)) and path.parent.name == str(label)
 
 # %% ../../nbs/clean/05_cleaner.ipynb #5e1fc396

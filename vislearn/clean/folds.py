@@ -58,7 +58,8 @@ class OutOfFold:
 
     def __repr__(self):
         n_folds = int(self.folds.max()) + 1
-        return f'OutOfFold({len(self.items)} items, {n_folds} folds, {self.error_rate:.1%} wrong)'
+        wrong = f', {self.error_rate:.1%} wrong' if self.target.vocab else ''
+        return f'OutOfFold({len(self.items)} items, {n_folds} folds{wrong})'
 
 # %% ../../nbs/clean/01_folds.ipynb #c56f2d75
 def _all_in_training(items: Sequence) -> tuple[list[int], list[int]]:
@@ -137,6 +138,8 @@ class _Judge:
         "Linear classifiers on the features of a pretrained network."
         block.splitter = _all_in_training
         dls = block.dataloaders(source, bs=self.bs, seed=self.seed)
+        if dls.vocab is None:
+            raise TypeError(f'{dls.target} has no classes for a classifier on features; give make_learner=')
         learn = vision_learner(dls, 'efficientnet_lite0')  # adds the normalisation that belongs to it
         dl = dls.train_eval()
         x = embed(learn.model.to(dl.device), dl)

@@ -106,6 +106,9 @@ class Review:
         page: int | None = None,  # from 0
     ) -> list[Picture]:
         "Show other pictures: what is not given stays, but a new view begins at its first page."
+        for given, known, kind in ((split, self.load, 'split'), (sort, orders, 'order')):
+            if given is not None and given not in known:
+                raise ValueError(f'there is no {kind} {given!r}; there are {", ".join(known)}')
         if any(o is not None for o in (split, cat, sort)):
             self.page = 0
         self.split = self.split if split is None else split

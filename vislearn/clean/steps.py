@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .journal import Decision
-from ..io import file_sha256
+from ..io import file_sha256, replacing
 
 # %% ../../nbs/clean/04_steps.ipynb #23f1a2a5
 def move_new(
@@ -186,9 +186,8 @@ class Rewrite:
         copy = self.after if forward else self.before
         if copy is None:
             return f.unlink()
-        part = f.with_name(f.name + '.part')
-        part.write_bytes((root / copy).read_bytes())
-        os.replace(part, f)
+        with replacing(f) as tmp:
+            tmp.write_bytes((root / copy).read_bytes())
 
     def decisions(self) -> list[Decision]:
         return [d for d, _ in self.rows]

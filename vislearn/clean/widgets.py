@@ -16,7 +16,7 @@ from typing import Any
 
 import ipywidgets as widgets
 from fastcore.foundation import L
-from ipywidgets import Button, Dropdown, FileUpload, HBox, Layout, VBox
+from ipywidgets import Button, Dropdown, HBox, Layout, VBox
 from torch import Tensor
 
 from vislearn.clean.cards import (
@@ -96,7 +96,7 @@ def _root_of(learn: Any, files: list[str]) -> Path:
     return common if len(folders) > 1 else common.parent
 
 
-def _scores(audit: Any) -> Scores:
+def _audit_scores(audit: Any) -> Scores:
     "The scores in a frame with `path`, `score` and perhaps `kind`, or in a mapping from path to score."
     if audit is None:
         return {}
@@ -123,7 +123,7 @@ class _Item:
     is_valid: bool
 
 
-def _items(learn: Any) -> list[_Item]:
+def _pictures_of(learn: Any) -> list[_Item]:
     target = learn.dls.target
     found = []
     for is_valid in (False, True):
@@ -277,15 +277,15 @@ class ImageClassifierCleaner:
         trash: str | Path | None = None,  # for deleted pictures and the journal (default: `.vislearn_trash` in `root`)
     ):
         self.learn = learn
-        self.scores = _scores(audit)
+        self.scores = _audit_scores(audit)
         vocab = list(learn.dls.vocab or ())
         self.labels = [*vocab, *(o for o in opts if o not in vocab)]
-        items = _items(learn)
+        items = _pictures_of(learn)
         folder = Path(os.path.abspath(root)) if root else _root_of(learn, [o.file for o in items])
         self.cleaner = Cleaner(folder, _store(folder, items, csv), trash)
         splits = {name: partial(self._judge, i) for i, name in enumerate(('Train', 'Valid'))}
         self.review = Review(self.cleaner, splits, max_n)
-        many = isinstance(items[0].label, list)
+        many = learn.dls.target.multi_label
         self.iw = ImagesCleaner(self.labels, height, width, max_n, many=many, on_choice=self._choose)
         self._key_box = KeyBox(self)
         self.keys = self._key_box.box
@@ -340,9 +340,9 @@ class ImageClassifierCleaner:
         return button
 
     def _layout(self) -> VBox:
-        views = _row(self.dd_cats, self.dd_ds, self.dd_sort, self.btn_prev, self.where, self.btn_next)
-        actions = _row(self.count, self.btn_apply, self.btn_undo, self.btn_redo, self.btn_restore)
-        keys = _row(self.keys, widgets.HTML(self._key_box.legend()))
+        views = _widget_row(self.dd_cats, self.dd_ds, self.dd_sort, self.btn_prev, self.where, self.btn_next)
+        actions = _widget_row(self.count, self.btn_apply, self.btn_undo, self.btn_redo, self.btn_restore)
+        keys = _widget_row(self.keys, widgets.HTML(self._key_box.legend()))
         rows = [views, self.focus, self.iw.widget, actions, self.message, self.confirm, keys]
         return VBox(rows).add_class('vl-cleaner')
 
@@ -372,7 +372,7 @@ class ImageClassifierCleaner:
     def _tally(self) -> None:
         "Bring the count and the buttons up to date."
         state = self.cleaner.state
-        self.count.value = f'<span class="vl-count">{_counted(self.cleaner.counts())}</span>'
+        self.count.value = f'<span class="vl-count">{_choices_text(self.cleaner.counts())}</span>'
         self.btn_apply.disabled = not state.decisions
         self.btn_undo.disabled = self.cleaner.undoable() is None
         self.btn_redo.disabled = not state.undone
@@ -415,7 +415,9 @@ class ImageClassifierCleaner:
         how = f'Deleted pictures go to {plan.trash}; nothing is overwritten'
         if isinstance(store, CsvLabels):
             how = f'Only {store.path} is rewritten, no picture is touched'
-        text = f'{_counted(plan.counts())}. {how}; Undo takes it all back.' if plan.ops else 'Nothing can be applied.'
+        text = (
+            f'{_choices_text(plan.counts())}. {how}; Undo takes it all back.' if plan.ops else 'Nothing can be applied.'
+        )
         self._say(text, plan.lines(), is_trouble=bool(plan.refused))
         self.confirm.layout.display = 'flex' if plan.ops else 'none'
 
@@ -480,7 +482,7 @@ class ImageClassifierCleaner:
 
     def __repr__(self):
         r = self.review
-        shown = f'{r.split}, {r.cat!r}: {len(r.shown)} of {r.n} pictures; {_counted(self.cleaner.counts())}'
+        shown = f'{r.split}, {r.cat!r}: {len(r.shown)} of {r.n} pictures; {_choices_text(self.cleaner.counts())}'
         return (
             f'ImageClassifierCleaner({shown}). A widget: let a Jupyter cell end with it. '
             'Elsewhere use .fns, .changes(), .apply(), .undo(), and .cleaner to decide.'
@@ -490,19 +492,11 @@ class ImageClassifierCleaner:
         return mime_bundle(self, kwargs)
 
 
-def _row(*parts: Any) -> HBox:
+def _widget_row(*parts: Any) -> HBox:
     return HBox(parts, layout=Layout(flex_flow='row wrap', align_items='center')).add_class('vl-row')
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _choices_text(counts: dict[str, int]) -> str:
     "Counts of choices in words."
     text = f'{counts["delete"]} to delete, {counts["change"]} to change'
     return f'{text}, {counts["refused"]} refused' if counts.get('refused') else text
-
-# %% ../../nbs/clean/08_widgets.ipynb #b2299813
-def _uploaded(self) -> list[bytes]:
-    "The contents of the uploaded files."
-    return [bytes(f['content']) for f in self.value]
-
-
-FileUpload.data = property(_uploaded)

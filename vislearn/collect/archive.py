@@ -93,7 +93,7 @@ def _tar_members(fname: Path, opener: Callable) -> Iterator[Member]:
             yield Member(m.name, _tar_kind(m), m.size, partial(_extract, tar, m))
 
 # %% ../../nbs/collect/01_archive.ipynb #2a728f5d
-def _zip_kind(m: zipfile.ZipInfo) -> str:
+def _zip_member_kind(m: zipfile.ZipInfo) -> str:
     if m.flag_bits & 1:
         return 'file that is locked with a password'
     mode = m.external_attr >> 16 if m.create_system == 3 else 0
@@ -107,7 +107,7 @@ def _zip_kind(m: zipfile.ZipInfo) -> str:
 def _zip_members(fname: Path) -> Iterator[Member]:
     with zipfile.ZipFile(fname) as z:
         for m in z.infolist():
-            yield Member(m.orig_filename, _zip_kind(m), m.file_size, partial(z.open, m))
+            yield Member(m.orig_filename, _zip_member_kind(m), m.file_size, partial(z.open, m))
 
 # %% ../../nbs/collect/01_archive.ipynb #95966be1
 _openers: dict[bytes, Callable] = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}  # by first bytes

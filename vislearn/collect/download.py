@@ -107,7 +107,7 @@ def _clean_parts(dest: Path):
             f.unlink(missing_ok=True)
 
 # %% ../../nbs/collect/04_download.ipynb #3a49156f
-def _write(f: Path, data: bytes):
+def _write_whole(f: Path, data: bytes):
     "Write the whole file, or none."
     part = _part(f)
     try:
@@ -220,14 +220,14 @@ class DownloadReport(L):
 
     def to_csv(self, fname: str | Path) -> Path:
         "Write a table with a row for each URL."
-        return Table(map(_row, self), _fields).to_csv(fname)
+        return Table(map(_csv_row, self), _csv_fields).to_csv(fname)
 
 
-_fields = ['url', 'status', 'reason', 'file', 'n_bytes', 'seconds', 'final_url']
+_csv_fields = ['url', 'status', 'reason', 'file', 'n_bytes', 'seconds', 'final_url']
 
 
-def _row(o: Download) -> dict[str, Any]:
-    row = {k: v for k, v in asdict(o).items() if k in _fields}
+def _csv_row(o: Download) -> dict[str, Any]:
+    row = {k: v for k, v in asdict(o).items() if k in _csv_fields}
     row['file'] = o.path.name if o.path else ''
     row['seconds'] = round(o.seconds, 2)
     return row
@@ -239,9 +239,9 @@ def _known(dest: Path) -> dict[str, Download]:
     known: dict[str, Download] = {}
     text = f.read_text(encoding='utf-8', errors='replace') if f.exists() else ''
     for line in text.splitlines():  # line by line: one that was cut short spoils no other
-        row = dict(zip(_fields, next(csv.reader([line]), [])))
+        row = dict(zip(_csv_fields, next(csv.reader([line]), [])))
         path = dest / Path(row.get('file') or '?').name
-        if len(row) == len(_fields) and row['file'] and path.is_file():
+        if len(row) == len(_csv_fields) and row['file'] and path.is_file():
             known[row['url']] = Download(
                 row['url'],
                 'skipped',
@@ -362,7 +362,7 @@ class _Fetcher:
         if self.preserve and is_new and path.exists() and path.read_bytes() != data:
             path = self.dest / (_marked(path.stem, rec.url) + suffix)
         if is_new and not path.exists():
-            _write(path, data)
+            _write_whole(path, data)
         rec.path = path
         rec.status = 'ok'
 
@@ -416,12 +416,14 @@ def download_urls(
     for h in queues:
         queues[h] = deque(i for i in queues[h] if i not in records)
     polite = _PoliteQueue(queues, n_workers, per_host)
-    log = write_csv(dest / 'downloads.csv', [], _fields, append=True)
+    log = write_csv(dest / 'downloads.csv', [], _csv_fields, append=True)
     pool = ThreadPoolExecutor(n_workers)
     try:
         for i, rec in progress_bar(polite.run(pool, job), len(polite), 'downloading'):
             records[i] = rec
-            write_csv(log, [_row(rec)], _fields, append=True)  # at once: little is lost if the program is killed
+            write_csv(
+                log, [_csv_row(rec)], _csv_fields, append=True
+            )  # at once: little is lost if the program is killed
     finally:
         job.stop.set()
         pool.shutdown(cancel_futures=True)

@@ -209,7 +209,7 @@ class Sprite:
         return np.clip(lit + (gloss * glint)[..., None], 0, 1)
 
 # %% ../../nbs/collect/00_draw.ipynb #4f127f52
-def _mirror(p: Any) -> np.ndarray:
+def _flipped(p: Any) -> np.ndarray:
     return np.asarray(p) * [-1, 1]
 
 # %% ../../nbs/collect/00_draw.ipynb #d696bd58
@@ -244,7 +244,7 @@ def butterfly(s: Sprite):
         [(0.06, 0), (0.5, 0.02), (0.75, 0.3), (0.68, low - 0.15), (0.5, low + tail), (0.28, low - 0.1), (0.06, 0.35)]
     )
     for wing, a, b in ((lower, other, base), (upper, base, other)):
-        m = s.add(wing, _mirror(wing), colour=dark, bump=0.03, cells=40)
+        m = s.add(wing, _flipped(wing), colour=dark, bump=0.03, cells=40)
         inside = step(soften(m, 0.09 * s.unit), rng.uniform(0.72, 0.9), 0.12) * m
         s.paint(inside, _wing_pattern(s, a, b, dark), bump=0.02, texture=0.25, cells=30)
     for _ in range(rng.integers(1, 5)):
@@ -253,9 +253,9 @@ def butterfly(s: Sprite):
         r = rng.uniform(0.04, 0.11)
         for f, c in ((1, dark), (0.6, hsv(rng.random(), 0.5, 1))):
             spot = ellipse(x, y, r * f)
-            s.paint(s.mask(spot, _mirror(spot)) * s.alpha, c)
+            s.paint(s.mask(spot, _flipped(spot)) * s.alpha, c)
     feeler = np.array([(0, -0.3), (0.08, -0.55), (0.25, -0.8), (0.3, -0.82)])
-    for o in (feeler, _mirror(feeler)):
+    for o in (feeler, _flipped(feeler)):
         s.add(o, colour=dark, bump=0, width=0.022)
     s.add(ellipse(0, 0.05, 0.065, 0.36), colour=dark * 1.6 + 0.08, bump=0.07, cells=30, texture=0.5)
     s.add(ellipse(0, -0.3, 0.07), colour=dark * 1.4 + 0.05, bump=0.06)

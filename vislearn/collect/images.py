@@ -99,7 +99,7 @@ def download_images(
     return report
 
 # %% ../../nbs/collect/05_images.ipynb #d25e8463
-def _shrink(src: Path, dst: Path, max_size: int | None) -> Path | None:
+def _shrunk_copy(src: Path, dst: Path, max_size: int | None) -> Path | None:
     "A copy of one picture with no side longer than `max_size`, or None if it is not a usable picture."
     try:
         im = to_pil(open_image(src))
@@ -135,7 +135,7 @@ def resize_images(
     files = get_image_files(path, recurse=recurse)
 
     def shrink(f):
-        return _shrink(f, dest / f.relative_to(path), max_size)
+        return _shrunk_copy(f, dest / f.relative_to(path), max_size)
 
     with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
         copies = list(progress_bar(pool.map(shrink, files), len(files), 'resizing'))

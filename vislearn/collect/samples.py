@@ -20,7 +20,7 @@ from ..io import vislearn_home
 from ..table import Table
 
 # %% ../../nbs/collect/06_samples.ipynb #25a1793e
-def _save(im: Image.Image, f: Path, rng: np.random.Generator) -> None:
+def _save_picture(im: Image.Image, f: Path, rng: np.random.Generator) -> None:
     style = rng.random()
     quality = int(rng.integers(60, 95))
     exif = im.getexif()
@@ -69,7 +69,7 @@ def _draw_classes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict
                 true = names[(i + 1 + rng.integers(len(names) - 1)) % len(names)]
             suffix = 'png' if rng.random() < 0.12 else 'jpg'
             f = path / name / f'{name}_{j:03}.{suffix}'
-            _save(draw_picture(true, (seed, i, j), size), f, rng)
+            _save_picture(draw_picture(true, (seed, i, j), size), f, rng)
             if true != name:
                 swapped[f'{name}/{f.name}'] = true
     damaged = {} if clean else _draw_broken(path, n, size, seed)
@@ -88,7 +88,7 @@ def _draw_scenes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
         for j in ids:
             things = rng.choice(names, rng.choice([1, 2, 3], p=[0.3, 0.45, 0.25]), replace=False).tolist()
             f = path / part / f'scene_{j:04}.jpg'
-            _save(draw_picture(things, (seed, 99, j), size), f, rng)
+            _save_picture(draw_picture(things, (seed, 99, j), size), f, rng)
             wrong = None  # the label that the table has wrong
             if not clean and part == 'train' and rng.random() < 0.03:
                 wrong = names[rng.integers(len(names))]

@@ -146,7 +146,7 @@ def _pause(response: requests.Response) -> float:
         return 0.0
 
 
-def _refusal(response: requests.Response) -> FetchError:
+def _refused(response: requests.Response) -> FetchError:
     "The error for an answer without success."
     code = response.status_code
     phrase = HTTPStatus(code).phrase if code in set(HTTPStatus) else 'unknown answer'
@@ -238,7 +238,7 @@ class Visit:
                 return response
             response.close()
             if not response.is_redirect:
-                raise _refusal(response)
+                raise _refused(response)
         raise FetchError(f'more than {self.limits.redirects} redirects')
 
     def _send(self, url: str) -> requests.Response:

@@ -148,7 +148,7 @@ def _key_in(item: Any, given: int | str | None, position: int, names: Sequence[s
     )
 
 
-def _plain(ys: Iterable[Any]) -> list[Any]:
+def _plain_labels(ys: Iterable[Any]) -> list[Any]:
     "Labels as Python's own numbers where they are NumPy's or tensors."
     listed = ys.tolist() if hasattr(ys, 'tolist') else ys
     return [o.item() if hasattr(o, 'item') and getattr(o, 'ndim', 0) == 0 else o for o in listed]
@@ -199,7 +199,7 @@ class DatasetAdapter:
         if known is not None:
             return known
         n, key = len(self.dataset), _key_in(self.example(), self.y_key, 1, _Y_NAMES, 'y_key')
-        return _plain([self.dataset[i][key] for i in progress_bar(range(n), n, 'labels')])
+        return _plain_labels([self.dataset[i][key] for i in progress_bar(range(n), n, 'labels')])
 
     def label_column(self) -> np.ndarray | None:
         "All labels as an array (n,) of class numbers or texts, if the data set keeps them in a column of such."
@@ -236,7 +236,7 @@ class TorchvisionAdapter(DatasetAdapter):
         if ys is None or self.y_key not in (None, 1) or len(ys) != len(self.dataset):
             return None
         change = getattr(self.dataset, 'target_transform', None)
-        return [change(y) for y in _plain(ys)] if change else _plain(ys)
+        return [change(y) for y in _plain_labels(ys)] if change else _plain_labels(ys)
 
 
 class SubsetAdapter(DatasetAdapter):
@@ -295,7 +295,7 @@ class HuggingFaceAdapter(DatasetAdapter):
         return ys if isinstance(ys, np.ndarray) and ys.ndim == 1 and ys.dtype.kind in 'iuU' else None
 
     def known_labels(self) -> list[Any] | None:
-        return _plain(self.dataset[self._label_key()])
+        return _plain_labels(self.dataset[self._label_key()])
 
     def class_names(self) -> list[str] | None:
         features = getattr(self.dataset, 'features', None)
@@ -318,7 +318,7 @@ def adapter_for(
     return DatasetAdapter(dataset, x_key, y_key)
 
 
-def _values(column: Any) -> Any:
+def _column_values(column: Any) -> Any:
     "The values of a table of one column, and the rows of a wider one; anything else as it is."
     if not hasattr(column, 'columns'):
         return column
@@ -355,7 +355,7 @@ def pairs(
     ys: Sequence[Any],  # their labels
 ) -> list[tuple[Any, Any]]:
     "Pictures with their labels; an error if there are not as many of each."
-    xs, ys = _values(xs), _values(ys)
+    xs, ys = _column_values(xs), _column_values(ys)
     if len(xs) != len(ys):
         raise ValueError(f'{len(xs)} pictures but {len(ys)} labels')
     return list(zip(xs, ys))

@@ -73,7 +73,7 @@ def _keys(vocab: Sequence[Any]) -> list[str]:
     return texts if len(set(texts)) == len(texts) else [repr(o) for o in vocab]
 
 
-def _row(probs: Any, c: int) -> np.ndarray:  # (c,)
+def _checked_row(probs: Any, c: int) -> np.ndarray:  # (c,)
     row = np.asarray(probs)
     if row.shape != (c,):
         raise ValueError(f'expected {c} probabilities, one for each label; got an array of shape {row.shape}')
@@ -109,7 +109,7 @@ class CategoryAnswer(_Labelled):
     columns = ('label', 'index', 'prob')
 
     def record(self, probs, *, topk=None, threshold=None, to_pixels=None):
-        row = _row(probs, len(self.vocab))
+        row = _checked_row(probs, len(self.vocab))
         best = int(row.argmax())
         prob = float(row[best])
         sure = threshold is None or prob >= threshold
@@ -136,7 +136,7 @@ class MultiCategoryAnswer(_Labelled):
         self.thresh = thresh
 
     def record(self, probs, *, topk=None, threshold=None, to_pixels=None):
-        row = _row(probs, len(self.vocab))
+        row = _checked_row(probs, len(self.vocab))
         limit = np.asarray(self.thresh if threshold is None else threshold, dtype=row.dtype)  # as `Target.decide`
         indices = np.flatnonzero(row > limit).tolist()
         return {

@@ -8,6 +8,7 @@ __all__ = ['RandomErasing', 'setup_aug_tfms', 'aug_transforms', 'Rows', 'Fused',
 # %% ../../nbs/data/10_augment.ipynb #a02af5a8
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ class RandomErasing(BatchTransform):
         max_count: int = 1,  # rectangles at most; they share the area
     ):
         self.p = as_float(p, 'p', least=0, most=1)
-        self.sl, self.sh = as_float(sl, 'sl'), as_float(sh, 'sh')
+        self.sl = as_float(sl, 'sl')
+        self.sh = as_float(sh, 'sh')
         if not 0 <= self.sl <= self.sh <= 1:
             raise ValueError(f'erasing needs 0 <= sl <= sh <= 1, got {sl} and {sh}')
         self.min_aspect = as_float(min_aspect, 'min_aspect')
@@ -62,7 +64,9 @@ class RandomErasing(BatchTransform):
         count = draw_uniform(n, 1, k + 1, rng, p=self.p).long()[:, None]  # (n,1), 0: leave alone
         area = draw(self.sl, self.sh) * h * w / count.clamp(min=1)
         log_ratio = draw(math.log(self.min_aspect), -math.log(self.min_aspect))
-        y, x, seed = draw(0, 1), draw(0, 1), draw(0, 2**31)
+        y = draw(0, 1)
+        x = draw(0, 1)
+        seed = draw(0, 2**31)
         box_h = (area * log_ratio.exp()).sqrt().round().clamp(max=h)
         box_w = (area * (-log_ratio).exp()).sqrt().round().clamp(max=w)
         box_h = box_h * (torch.arange(k, device='cpu') < count)
@@ -241,15 +245,7 @@ def fuse(
 ) -> list[Callable]:
     "The same with each run of neighbouring `BatchTransform`s, or a single one, made a `Fused`."
     out: list[Callable] = []
-    run: list[BatchTransform] = []
-    for t in tfms:
-        if isinstance(t, BatchTransform):
-            run.append(t)
-            continue
-        if run:
-            out.append(Fused(run))
-            run = []
-        out.append(t)
-    if run:
-        out.append(Fused(run))
+    for is_ours, run in groupby(tfms, lambda t: isinstance(t, BatchTransform)):
+        neighbours: list[Any] = list(run)
+        out += [Fused(neighbours)] if is_ours else neighbours
     return out

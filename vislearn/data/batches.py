@@ -45,7 +45,7 @@ class BatchPipeline(Pipeline):
         "`xb` as floats after every step."
         for t in self._steps:
             try:
-                xb = _step(t, xb, rng, trail, rows)
+                xb = _batch_step(t, xb, rng, trail, rows)
             except Exception as e:
                 e.add_note(f'in the batch transform {t!r}, given a batch {tuple(xb.shape)}')
                 raise
@@ -70,7 +70,9 @@ class BatchPipeline(Pipeline):
         return BatchPipeline(super().valid().tfms)
 
 
-def _step(t: Any, xb: torch.Tensor, rng: torch.Generator | None, trail: list | None, rows: Rows | None) -> torch.Tensor:
+def _batch_step(
+    t: Any, xb: torch.Tensor, rng: torch.Generator | None, trail: list | None, rows: Rows | None
+) -> torch.Tensor:
     if isinstance(t, Fused):
         return t(xb, rng, trail, rows)
     if not isinstance(t, Transform):

@@ -236,7 +236,7 @@ class SplitSets:
             device=device,
             drop_last=drop_last,
             seed=seed,
-            weights=_weights(sampler, self.train),
+            weights=_sampling_weights(sampler, self.train),
             after_item=after_item,
             after_batch=self.block.batch_tfms if after_batch is None else after_batch,
             get_y=self.block.get_y,
@@ -357,7 +357,9 @@ class DataBlock:
     ) -> 'DataBlock':
         "A copy with these transforms instead; the original is left as it is."
         db = copy.copy(self)
-        db.item_tfms, db.batch_tfms, db.valid_tfms = listify(item_tfms), listify(batch_tfms), None
+        db.item_tfms = listify(item_tfms)
+        db.batch_tfms = listify(batch_tfms)
+        db.valid_tfms = None
         return db
 
     def datasets(
@@ -500,7 +502,7 @@ def _echo_steps(steps: Iterable[tuple[str, str]]) -> None:
         echo(f'  {name:<20} {what}')
 
 
-def _weights(sampler: str | Sequence[float] | None, ds: Dataset) -> Sequence[float] | torch.Tensor | None:
+def _sampling_weights(sampler: str | Sequence[float] | None, ds: Dataset) -> Sequence[float] | torch.Tensor | None:
     "A weight per item for `sampler`."
     if not isinstance(sampler, str):
         return sampler

@@ -21,7 +21,7 @@ from ..core import as_int
 from .image import Cut, open_image
 
 # %% ../../nbs/data/13_cache.ipynb #99c769f8
-def _identity(path: str | os.PathLike) -> tuple[str, int, int]:
+def _file_identity(path: str | os.PathLike) -> tuple[str, int, int]:
     "What changes when a file does: its path, size and time of change."
     s = os.stat(path)
     return os.path.abspath(path), s.st_size, s.st_mtime_ns
@@ -62,7 +62,7 @@ class PictureCache:
         "The picture, resized so that its shorter side is `short_side`."
         if not isinstance(src, (str, os.PathLike)) or not os.path.isfile(src):
             return open_image(src, self._cut, mode)  # which names a missing file
-        key = (*_identity(src), mode, self.short_side)
+        key = (*_file_identity(src), mode, self.short_side)
         found = self._kept.get(key) if self.where == 'ram' else self._read(key)
         with self._lock:
             self.hits += found is not None
@@ -95,9 +95,8 @@ class PictureCache:
     def _read(self, key: tuple) -> torch.Tensor | None:
         "The memory-mapped entry, or None where there is none or it is damaged."
         try:
-            a = np.load(
-                self._file(key), mmap_mode='c', allow_pickle=False
-            )  # 'c': the file cannot be changed through it
+            # mode 'c': the file cannot be changed through what is mapped
+            a = np.load(self._file(key), mmap_mode='c', allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
         if a.ndim != 3 or a.dtype != np.uint8:

@@ -59,9 +59,7 @@ class Report:
 
     sections: list[str] = field(default_factory=list)  # tables and sizes, as text
     problems: list[Problem] = field(default_factory=list)  # the serious ones first
-    trace: list[tuple[str, Any]] = field(
-        default_factory=list
-    )  # one picture after each step: (name of the step, tensor)
+    trace: list[tuple[str, Any]] = field(default_factory=list)  # (step, tensor): one picture after each step
 
     @property
     def ok(self) -> bool:
@@ -142,19 +140,19 @@ def label_table(
     if target.c > rows:
         order.sort(key=lambda i: (-counts[0][i], i))
     names = list(target.vocab or ())
-    lines = [_row(one_line(names[i], 24), [f'{n[i]:,}' for n in counts]) for i in order]
+    lines = [_text_row(one_line(names[i], 24), [f'{n[i]:,}' for n in counts]) for i in order]
     if target.c > rows:
         lines[rows // 2 : -rows // 2] = [f'... {target.c - rows} more']
-    head = _row('label', [one_line(part.name, 11) for part in parts])
-    foot = _row('pictures', [f'{len(part):,}' for part in parts])
+    head = _text_row('label', [one_line(part.name, 11) for part in parts])
+    foot = _text_row('pictures', [f'{len(part):,}' for part in parts])
     return '\n'.join([head, *lines, foot])
 
 
-def _row(name: str, cells: Iterable[str]) -> str:
+def _text_row(name: str, cells: Iterable[str]) -> str:
     return f'{name:<26}' + ''.join(f'{cell:>12}' for cell in cells)
 
 
-def _spread(parts: Sequence[Part], target: Target) -> str:
+def _number_ranges(parts: Sequence[Part], target: Target) -> str:
     "Ranges of numbers, for targets without a vocabulary."
     lines = [str(target)]
     for part in parts:
@@ -194,7 +192,7 @@ def label_problems(
         *counts.one_sided(),
         *counts.few(tiny),
         *counts.uneven(lopsided, target.imbalance_cure),
-        *_alike(target),
+        *_alike_names(target),
         *_unlabelled(parts[0], target),
     ]
 
@@ -220,20 +218,20 @@ class _Counts:
         return [Problem('labels', what, 'is get_y right?', serious=True)]
 
     def one_sided(self) -> list[Problem]:
-        nowhere = _listed(
+        nowhere = _about_labels(
             self._named(lambda t, v: not t and not v),
             'labels without any picture',
             'take them out of the vocab, or find pictures',
         )
         if self.valid is None:
             return nowhere
-        unlearned = _listed(
+        unlearned = _about_labels(
             self._named(lambda t, v: v > 0 and not t),
             'labels that are only in validation',
             'they can never be predicted: split differently (StratifiedSplitter)',
             serious=True,
         )
-        unjudged = _listed(
+        unjudged = _about_labels(
             self._named(lambda t, v: t > 0 and not v),
             'labels that are not in validation',
             'nobody will know how well they are learned: split differently (StratifiedSplitter)',
@@ -242,7 +240,7 @@ class _Counts:
 
     def few(self, tiny: int) -> list[Problem]:
         rare = [f'{name} ({n})' for name, n in zip(self.names, self.train) if 0 < n < tiny and name != '#na#']
-        return _listed(rare, f'labels with fewer than {tiny} training pictures', 'collect more, or merge labels')
+        return _about_labels(rare, f'labels with fewer than {tiny} training pictures', 'collect more, or merge labels')
 
     def uneven(self, lopsided: int, cure: str) -> list[Problem]:
         some = [n for n in self.train if n]
@@ -252,7 +250,7 @@ class _Counts:
         return [Problem('labels', f'the most frequent label has {times} times the pictures of the rarest', cure)]
 
 
-def _listed(names: Sequence[Any], what: str, cure: str, serious: bool = False) -> list[Problem]:
+def _about_labels(names: Sequence[Any], what: str, cure: str, serious: bool = False) -> list[Problem]:
     "A problem about these labels, if there are any."
     if not names:
         return []
@@ -262,9 +260,9 @@ def _listed(names: Sequence[Any], what: str, cure: str, serious: bool = False) -
     return [Problem('labels', f'{what}: {shown}', cure, serious, tuple(names[:8]))]
 
 
-def _alike(target: Target) -> list[Problem]:
+def _alike_names(target: Target) -> list[Problem]:
     groups = [' and '.join(map(repr, group)) for group in alike_labels(target.vocab or ())]
-    return _listed(
+    return _about_labels(
         groups, 'labels that may be the same', 'write each one way: strip spaces, choose a case, use one type'
     )
 
@@ -366,12 +364,11 @@ def headers(
     sources: Sequence[Any],  # paths, bytes or arrays (h,w[,c]); others give None
 ) -> list[Header | ImageError | None]:
     "The header of each source, or why it has none."
-
     with ThreadPoolExecutor(8) as ex:
-        return list(progress_bar(ex.map(_header, sources), len(sources), 'looking'))
+        return list(progress_bar(ex.map(_header_of, sources), len(sources), 'looking'))
 
 
-def _header(src: Any) -> Header | ImageError | None:
+def _header_of(src: Any) -> Header | ImageError | None:
     if isinstance(src, np.ndarray):
         return Header('array', *src.shape[:2])
     if isinstance(src, Tensor):
@@ -403,7 +400,7 @@ def file_facts(
     if not good and not bad:
         return '', []
     text = _formats(good, len(every), len(some))
-    return text, [*_unusable(bad, len(some)), *_small(good, size), *_long(good)]
+    return text, [*_unusable(bad, len(some)), *_small(good, size), *_large(good)]
 
 
 def _formats(good: list[Header], n_all: int, n_seen: int) -> str:
@@ -447,7 +444,7 @@ def _small(good: list[Header], size: tuple[int, int] | None) -> list[Problem]:
     ]
 
 
-def _long(good: list[Header]) -> list[Problem]:
+def _large(good: list[Header]) -> list[Problem]:
     long = sum(max(h.height, h.width) > 4 * min(h.height, h.width) for h in good)
     if not long:
         return []
@@ -471,7 +468,7 @@ def data_report(
     report = Report(trace=list(trace))
     report.add(size_problems(parts))
     if target is not None and parts[0].y is not None:
-        report.sections.append(label_table(parts, target) if target.vocab else _spread(parts, target))
+        report.sections.append(label_table(parts, target) if target.vocab else _number_ranges(parts, target))
         report.add(label_problems(parts, target))
     report.add(copy_problems(parts, target))
     text, problems = file_facts(parts, size, max_files)

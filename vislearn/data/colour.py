@@ -144,7 +144,7 @@ class Lighting(ColourTransform):
         return self._random(n, -most, most, rng, neutral=0.0).exp()
 
 
-def _alike(n: int, factor: float | Tensor, shift: float | Tensor) -> Tensor:  # (n,4,4)
+def _all_channels(n: int, factor: float | Tensor, shift: float | Tensor) -> Tensor:  # (n,4,4)
     "Matrices that change all channels alike."
     rows: list[list[float | Tensor]] = [
         [factor, 0, 0, shift],
@@ -161,14 +161,14 @@ class Brightness(Lighting):
     def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         least, most = 0.5 * (1 - self.max_lighting), 0.5 * (1 + self.max_lighting)
         shift = self._random(n, least, most, rng, neutral=0.5).logit()
-        return _alike(n, 1, shift)
+        return _all_channels(n, 1, shift)
 
 
 class Contrast(Lighting):
     "More or less contrast: multiply the logits. `draw`: the factor."
 
     def mats(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        return _alike(n, self._factor(n, rng), 0)
+        return _all_channels(n, self._factor(n, rng), 0)
 
 
 class Saturation(Lighting):

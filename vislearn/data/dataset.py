@@ -311,11 +311,14 @@ class Dataset:
         n = len(self.bad)
         if n > max(1, self.max_bad * len(self)):
             return f'{n} of {len(self)} {self.name} pictures'
-        if self.y is None or self.y.ndim != 1 or not self.vocab:
+        classes = None if self.y is None or self.target is None else self.target.groups(self.y)
+        if classes is None:
             return ''
-        for c, k in Counter(self.y[list(self.bad)].tolist()).items():
-            if k == int((self.y == c).sum()):
-                return f'all {k} {self.name} pictures of {self.vocab[c]!r}'
+        vocab: Any = self.vocab
+        sizes = Counter(classes)
+        for c, k in Counter(classes[i] for i in self.bad).items():
+            if k == sizes[c]:
+                return f'all {k} {self.name} pictures of {vocab[c]!r}'
         return ''
 
     def __repr__(self):

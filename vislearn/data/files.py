@@ -144,7 +144,8 @@ def scan_files(
 
     Raises `FileNotFoundError` if there is no such folder.
     """
-    path, folders = Path(path), [str(o) for o in listify(folders)]
+    path = Path(path)
+    folders = [str(o) for o in listify(folders)]
     _check_folder(path)
     _warn_of_absent(path, folders)
     walk = _Walk(recurse, _lower(extensions))
@@ -219,7 +220,8 @@ def get_image_files(
 
 def _nothing_found(path: Path, scan: Scan, recurse: bool) -> str:
     "What a folder without pictures holds, and what to do."
-    counts, subfolders = scan.counts(), _subfolders(path)
+    counts = scan.counts()
+    subfolders = _subfolders(path)
     files = f'other files ({", ".join(map(_counted, counts.items()))})' if counts else 'no files'
     folders = f'the folders {some_of(subfolders)}' if subfolders else 'no folders'
     text = f'no pictures in {path}; it holds {files} and {folders}'

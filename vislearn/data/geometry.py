@@ -80,7 +80,7 @@ class _Sampler:
         return y.clamp_(0, 1) if self.mode == 'bicubic' else y  # bicubic overshoots at edges
 
 
-def _shrink(mats: Tensor, old: tuple[int, int], new: tuple[int, int]) -> list[int]:
+def _shrinks(mats: Tensor, old: tuple[int, int], new: tuple[int, int]) -> list[int]:
     "Old pixels per new one, at the centre, in whole pixels; at least 1."
     first, second, third = mats.unbind(1)  # (n,3) each
     det = (first * torch.linalg.cross(second, third)).sum(1)  # linalg.det takes ten times as long
@@ -102,7 +102,7 @@ def _exact_symmetries(mats: Tensor, is_square: bool) -> list[Symmetry | None]:
 
 def _treatments(mats: Tensor, old: tuple[int, int], new: tuple[int, int]) -> dict[_Treatment, list[int]]:
     "Which pictures need which treatment."
-    shrinks = _shrink(mats, old, new)
+    shrinks = _shrinks(mats, old, new)
     exact = _exact_symmetries(mats, old[0] == old[1]) if old == new else [None] * len(mats)
     groups: dict[_Treatment, list[int]] = {}
     for i, (symmetry, shrink) in enumerate(zip(exact, shrinks, strict=True)):
@@ -347,8 +347,10 @@ class Zoom(Geometry):
         if not 0 < min_zoom <= max_zoom:
             raise ValueError(f'zoom needs 0 < min_zoom <= max_zoom, got {min_zoom} and {max_zoom}')
         super().__init__(p, draw, size, mode, pad_mode, align_corners, batch)
-        self.min_zoom, self.max_zoom = as_float(min_zoom, 'min_zoom'), as_float(max_zoom, 'max_zoom')
-        self.draw_x, self.draw_y = draw_x, draw_y
+        self.min_zoom = as_float(min_zoom, 'min_zoom')
+        self.max_zoom = as_float(max_zoom, 'max_zoom')
+        self.draw_x = draw_x
+        self.draw_y = draw_y
 
     def mats(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
         scale = 1 / self._random(n, self.min_zoom, self.max_zoom, rng, neutral=1.0)
@@ -379,7 +381,8 @@ class Warp(Geometry):
     ):
         super().__init__(p, None, size, mode, pad_mode, align_corners, batch)
         self.magnitude = as_float(magnitude, 'magnitude')
-        self.draw_x, self.draw_y = draw_x, draw_y
+        self.draw_x = draw_x
+        self.draw_y = draw_y
 
     def mats(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
         u = self._strength(n, rng, self.draw_x)
@@ -414,7 +417,8 @@ class RandomResizedCropGPU(Geometry):
         if not 0 < min_scale <= max_scale:
             raise ValueError(f'a crop needs 0 < min_scale <= max_scale, got {min_scale} and {max_scale}')
         super().__init__(1.0, None, size, mode, pad_mode, align_corners, batch)
-        self.min_scale, self.max_scale = as_float(min_scale, 'min_scale'), as_float(max_scale, 'max_scale')
+        self.min_scale = as_float(min_scale, 'min_scale')
+        self.max_scale = as_float(max_scale, 'max_scale')
         self.valid_scale = as_float(valid_scale, 'valid_scale', least=0, most=1)
         self.ratio = [as_float(r, 'ratio') for r in ratio]
 

@@ -235,7 +235,7 @@ def plain_label(
     raise TypeError(f'the label {o!r} is a {type(o).__name__}, which has no plain form; give text or a number')
 
 # %% ../../nbs/data/05_labels.ipynb #f6567cbc
-def _columns(row: Any) -> list:
+def _column_names(row: Any) -> list:
     if hasattr(row, '_fields'):  # pandas' itertuples begins with the index, which is no column
         return [name for i, name in enumerate(row._fields) if i or name != 'Index']
     return list(row.keys()) if hasattr(row, 'keys') else list(range(len(row)))
@@ -243,7 +243,7 @@ def _columns(row: Any) -> list:
 
 def read_col(row: Any, col: str | int) -> Any:
     "One cell of a row: a pandas Series, a named tuple, a dictionary or a plain sequence."
-    cols = _columns(row)
+    cols = _column_names(row)
     try:
         if col in cols:
             return getattr(row, str(col)) if hasattr(row, '_fields') else row[col]

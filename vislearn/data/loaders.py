@@ -36,9 +36,8 @@ from .augment import Rows
 from .batches import BatchPipeline, Loaded, from_sent, load_batch, load_to_send
 from .check import Part, Report, data_report
 from .dataset import Dataset, as_items, brief_item, encode_labels
-from .decode import ImageError
 from .normalize import Normalize
-from .preview import draw_pictures, early_pictures, trace_item
+from .preview import draw_pictures, early_pictures, first_trace, trace_item
 from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
 from .workers import Workers
@@ -346,7 +345,9 @@ class Loader:
         "The batches of `jobs`, in their order."
         if is_copied_process(self._pid):
             _of_parent.extend([self._threads, self._procs])
-            self._threads, self._procs, self._pid = None, None, os.getpid()
+            self._threads = None
+            self._procs = None
+            self._pid = os.getpid()
         if self.num_workers == 0:
             return (self._prepare(job) for job in jobs)
         if self.workers == 'process' and self._can_use_processes():
@@ -435,7 +436,10 @@ class Loader:
         if not self.shuffle and not self.drop_last and self.weights is None:
             return self
         other = copy.copy(self)
-        other.shuffle, other.drop_last, other.weights, other.epoch = False, False, None, 0
+        other.shuffle = False
+        other.drop_last = False
+        other.weights = None
+        other.epoch = 0
         return other
 
     # looking
@@ -787,13 +791,7 @@ class DataLoaders:
 
     def check(self) -> Report:
         "What the data is like and what looks wrong with it: counts, sizes, copies, and one picture step by step."
-        trace: list[tuple[str, Any]] = []
-        for i in range(min(20, len(self.train_ds))):  # the first that can be opened
-            try:
-                trace = self.train.trace(i)
-                break
-            except ImageError:
-                continue
+        trace = first_trace(self.train)
         size = tuple(trace[-1][1].shape[-2:]) if trace else None
         parts = [Part(dl.dataset.name, dl.dataset.sources(), dl.dataset.y) for dl in self.loaders]
         return data_report(parts, self.target, trace, size)
@@ -811,7 +809,8 @@ class DataLoaders:
         num_workers: int | None = None,  # as the validation loader if not given
     ) -> Loader:
         "A loader of new items, in their order, under the validation pipelines; rows are read as in training."
-        new, y = as_items(items), None
+        new = as_items(items)
+        y = None
         if with_labels:
             if self.get_y is None:
                 raise ValueError(

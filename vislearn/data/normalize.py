@@ -180,9 +180,8 @@ class Normalize(BatchTransform):
         if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
             return x.sub_(mean).div_(std)
         c, w = x.shape[1], x.shape[-1]
-        rows = x.permute(0, 2, 3, 1).flatten(
-            2
-        )  # (n,h,w*c): a row at a time is five times faster than a pixel at a time
+        # a row at a time is five times faster than a pixel at a time
+        rows = x.permute(0, 2, 3, 1).flatten(2)  # (n,h,w*c)
         rows.sub_(mean.expand(c, 1, 1).flatten().repeat(w))
         rows.div_(std.expand(c, 1, 1).flatten().repeat(w))
         return x

@@ -179,7 +179,7 @@ def _checked_steps(tfms: Any) -> list[Callable]:
     return steps
 
 
-def _after(step: Callable, o: Any, split: int | None, item: Any) -> Any:
+def _after_step(step: Callable, o: Any, split: int | None, item: Any) -> Any:
     if isinstance(step, Transform) and split != 0:
         return in_validation(step, o)
     try:
@@ -219,7 +219,7 @@ class TfmdLists:
     def _through(self, steps: Sequence[Callable], item: Any, split: int | None) -> Any:
         o = item
         for step in steps:
-            o = _after(step, o, split, item)
+            o = _after_step(step, o, split, item)
         return o
 
     @property
@@ -238,8 +238,10 @@ class TfmdLists:
     ) -> 'TfmdLists':
         "The items of a part."
         part = object.__new__(type(self))
-        part.items, part.tfms = L(self.items[k] for k in self.splits[i]), self.tfms
-        part.splits, part.split_idx = [list(range(len(part.items)))], i
+        part.items = L(self.items[k] for k in self.splits[i])
+        part.tfms = self.tfms
+        part.splits = [list(range(len(part.items)))]
+        part.split_idx = i
         return part
 
     @property

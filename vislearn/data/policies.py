@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import Transform, as_float, as_int, check_kwargs, in_validation, listify, suggest
+from ..core import Transform, as_float, as_int, check_kwargs, in_validation, listify, look_up
 from .image import to_pil, to_tensor
 
 # %% ../../nbs/data/11_policies.ipynb #0485a14b
@@ -117,9 +117,7 @@ def apply_op(
     fill: int = 128,  # 0-255, beyond the frame
 ) -> Tensor:  # (3,h,w) uint8
     "One operation on one picture."
-    if op not in OPERATIONS:
-        raise ValueError(f'unknown operation {op!r}{suggest(op, OPERATIONS)}')
-    o = OPERATIONS[op]
+    o = look_up(op, OPERATIONS, 'operation')
     most = o.most_wide if wide else o.most
     return o.change(x, most * (strength if o.is_signed else abs(strength)), fill)
 
@@ -322,7 +320,8 @@ class Cutout(Mask):
         side = self.length if self.length > 1 else self.length * min(h, w)
         m = _nothing(h, w)
         for _ in range(self.n_holes):
-            top, left = rng.uniform(0, h) - side / 2, rng.uniform(0, w) - side / 2
+            top = rng.uniform(0, h) - side / 2
+            left = rng.uniform(0, w) - side / 2
             m |= _box(h, w, top, left, side, side)
         return m
 
@@ -341,14 +340,16 @@ class EraseItem(Mask):
         if not 0 <= sl <= sh <= 1:
             raise ValueError(f'erasing needs 0 <= sl <= sh <= 1, got {sl} and {sh}')
         super().__init__(p, fill)
-        self.sl, self.sh = as_float(sl, 'sl'), as_float(sh, 'sh')
+        self.sl = as_float(sl, 'sl')
+        self.sh = as_float(sh, 'sh')
         self.min_aspect = as_float(min_aspect, 'min_aspect')
 
     def hidden(self, h: int, w: int, rng: random.Random) -> Tensor:
         area = rng.uniform(self.sl, self.sh) * h * w
         most = -math.log(self.min_aspect)
         aspect = math.exp(rng.uniform(-most, most))
-        bh, bw = min(h, math.sqrt(area * aspect)), min(w, math.sqrt(area / aspect))
+        bh = min(h, math.sqrt(area * aspect))
+        bw = min(w, math.sqrt(area / aspect))
         return _box(h, w, rng.uniform(0, h - bh), rng.uniform(0, w - bw), bh, bw)
 
 # %% ../../nbs/data/11_policies.ipynb #6829294a
@@ -363,7 +364,7 @@ class HideAndSeek(Mask):
             32,
             44,
             56,
-        ),  # sides of the cells in pixels of a 224 pixel picture; 0: hide nothing
+        ),  # pixels of a 224 pixel picture, sides of the cells; 0: hide nothing
         p_hide: float = 0.5,  # 0-1, probability that a cell is hidden
         p: float = 1.0,  # 0-1, probability that a picture is masked
         fill: int | Sequence[int] = (124, 116, 104),  # 0-255, the colour of what is hidden
@@ -400,7 +401,8 @@ class GridMask(Mask):
         if not 0 < d1 <= d2:
             raise ValueError(f'GridMask needs 0 < d1 <= d2, got {d1} and {d2}')
         super().__init__(p, fill)
-        self.d1, self.d2 = as_int(d1, 'd1'), as_int(d2, 'd2')
+        self.d1 = as_int(d1, 'd1')
+        self.d2 = as_int(d2, 'd2')
         self.ratio = as_float(ratio, 'ratio')
         self.rotate = as_float(rotate, 'rotate')
         self.invert = bool(invert)
@@ -439,10 +441,7 @@ def policy(
     options: dict[str, Any] | None = None,  # arguments of the class
 ) -> ItemPolicy:
     "The named augmentation of one picture."
-    known = POLICIES | {cls.__name__: cls for cls in POLICIES.values()}
-    if name not in known:
-        raise ValueError(f'unknown policy {name!r}{suggest(name, known) or "; there are " + ", ".join(POLICIES)}')
-    cls = known[name]
+    cls = look_up(name, POLICIES | {o.__name__: o for o in POLICIES.values()}, 'policy')
     options = options or {}
     check_kwargs(options, inspect.signature(cls).parameters, cls.__name__)
     return cls(**options)

@@ -34,7 +34,7 @@ def _sides(is_valid: Sequence[bool] | np.ndarray) -> Split:
     return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
 
 
-def _told(split: Split) -> Split:
+def _with_warning(split: Split) -> Split:
     "The split; a warning if its validation side is empty."
     train, valid = split
     if train and not valid:
@@ -84,7 +84,7 @@ class RandomSplitter:
         idx = _randperm(len(items), self.seed)
         cut = _n_of(self.valid_pct, len(items))
         split = idx[cut:], idx[:cut]
-        return _told(split) if self.valid_pct else split
+        return _with_warning(split) if self.valid_pct else split
 
 # %% ../../nbs/data/06_split.ipynb #aeed4aa3
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class MaskSplitter:
     def __call__(self, items: Sequence) -> Split:
         if len(self.mask) != len(items):
             raise ValueError(f'the mask has {len(self.mask)} entries for {len(items)} items')
-        return _told(_sides(self.mask))
+        return _with_warning(_sides(self.mask))
 
 # %% ../../nbs/data/06_split.ipynb #b3505a81
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class FuncSplitter:
     func: Callable[[Any], bool]
 
     def __call__(self, items: Sequence) -> Split:
-        return _told(_sides([bool(self.func(o)) for o in items]))
+        return _with_warning(_sides([bool(self.func(o)) for o in items]))
 
 # %% ../../nbs/data/06_split.ipynb #5ed8b41a
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class FileSplitter:
         unknown = sorted('/'.join(o) for o in wanted - used)
         if unknown:
             raise ValueError(f'{self.fname} names files that are not among the items: {some_of(unknown)}')
-        return _told(_sides(is_valid))
+        return _with_warning(_sides(is_valid))
 
     def _wanted(self) -> set[tuple[str, ...]]:
         "The names in the file, as parts of paths."
@@ -280,7 +280,7 @@ class FileSplitter:
         return {tuple(o.split('/')) for o in names if o}
 
 # %% ../../nbs/data/06_split.ipynb #71f65ae8
-def _values(by: Callable | Sequence, items: Sequence, what: str) -> list:
+def _value_of_each(by: Callable | Sequence, items: Sequence, what: str) -> list:
     "A label (or group) for each item, from a function or a sequence."
     values = [by(o) for o in items] if callable(by) else list(by)
     if len(values) != len(items):
@@ -316,13 +316,13 @@ class StratifiedSplitter:
     def __call__(self, items: Sequence) -> Split:
         rng = _generator(self.seed)
         mask = np.zeros(len(items), bool)
-        for idx in _classes(_values(self.labels, items, 'labels')):
+        for idx in _classes(_value_of_each(self.labels, items, 'labels')):
             n = round(self.valid_pct * len(idx))
             if 0 < self.valid_pct < 1:
                 n = min(max(n, 1), len(idx) - 1)
             mask[rng.permutation(idx)[:n]] = True
         split = _sides(mask)
-        return _told(split) if self.valid_pct else split
+        return _with_warning(split) if self.valid_pct else split
 
 # %% ../../nbs/data/06_split.ipynb #2eec5842
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ class GroupSplitter:
         _check_share(self.valid_pct, 'valid_pct')
 
     def __call__(self, items: Sequence) -> Split:
-        groups = _classes(_values(self.groups, items, 'groups'))
+        groups = _classes(_value_of_each(self.groups, items, 'groups'))
         if len(groups) < 2:
             raise ValueError(f'there is only one group among {len(items)} items, and a group cannot be on both sides')
         want = self.valid_pct * len(items)
@@ -427,10 +427,10 @@ class KFoldSplitter:
         rng = _generator(self.seed)
         folds = np.zeros(len(items), int)
         if self.groups is not None:
-            for fold, group in self._dealt(_classes(_values(self.groups, items, 'groups')), rng):
+            for fold, group in self._dealt(_classes(_value_of_each(self.groups, items, 'groups')), rng):
                 folds[group] = fold
             return folds
-        labels = [0] * len(items) if self.labels is None else _values(self.labels, items, 'labels')
+        labels = [0] * len(items) if self.labels is None else _value_of_each(self.labels, items, 'labels')
         shuffled = [rng.permutation(o) for o in _classes(labels)]
         folds[np.concatenate(shuffled)] = np.arange(len(items)) % self.k
         return folds

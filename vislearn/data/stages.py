@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['call_named', 'source_items', 'rows_of', 'LazyItems', 'taken', 'labels_of', 'check_split', 'split_names',
-           'set_up_target', 'drop_unknown', 'first_trace', 'check_stages']
+           'set_up_target', 'drop_unknown', 'check_stages']
 
 # %% ../../nbs/data/22_stages.ipynb #e57da1b7
 import os
@@ -17,8 +17,8 @@ from fastcore.foundation import L
 
 from .check import Part, Problem, Report, data_report
 from .dataset import Dataset, as_items, brief_item
-from .decode import ImageError
 from .loaders import Loader
+from .preview import first_trace
 from .targets import LabelError, Target
 
 # %% ../../nbs/data/22_stages.ipynb #81b27961
@@ -283,18 +283,6 @@ class _Checking:
             warnings.simplefilter('ignore')  # unreadable files are reported by their headers
             _guarded(self.report, 'item_tfms', lambda: dl.load(range(min(dl.bs, dl.n))))
         return trace
-
-
-def first_trace(
-    dl: Loader,
-) -> list[tuple[str, Any]]:
-    "The first picture that can be opened after each step; empty where none of the first 20 can."
-    for i in range(min(20, dl.n)):
-        try:
-            return dl.trace(i)
-        except ImageError:
-            continue
-    return []
 
 
 def check_stages(

@@ -220,7 +220,7 @@ def folder_of(
     raise FileNotFoundError(f'the files of the table are not there: {name} is neither in {where}{hint}')
 
 # %% ../../nbs/data/21_tables.ipynb #e5f2edb0
-def _lines(text: str) -> list[tuple[int, str]]:
+def _text_lines(text: str) -> list[tuple[int, str]]:
     "The lines that are not empty, with their numbers."
     return [(i, o) for i, o in enumerate(re.split('\r\n|\n|\r', text), 1) if o.strip()]
 
@@ -239,7 +239,7 @@ def read_names(
     encoding: str | None = None,  # found out if not given, as far as that is certain
 ) -> dict[int, str]:  # number -> name
     "The names of numbered labels."
-    lines = [line.strip() for _, line in _lines(read_text(fname, encoding))]
+    lines = [line.strip() for _, line in _text_lines(read_text(fname, encoding))]
     named = dict(enumerate(lines))
     found = [o for o in (re.fullmatch(r'(\d+)[\s,:]+(.+)', line) for line in lines) if o]
     if len({o[1] for o in found}) == len(lines):
@@ -258,9 +258,9 @@ def read_list(
 ) -> list[tuple[Path, Any]]:
     "The files of a list with their labels."
     raw = Path(fname).read_bytes()
-    lines = _lines(decode_text(raw, encoding))
+    lines = _text_lines(decode_text(raw, encoding))
     if encoding is None and not all(is_text(line.rpartition(sep)[2]) for _, line in lines):
-        lines = _lines(decode_western(raw))
+        lines = _text_lines(decode_western(raw))
     files, labels = [], []
     for n, line in lines:
         name, found, label = line.rpartition(sep)

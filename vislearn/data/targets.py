@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import as_tensor, suggest
+from ..core import as_tensor, look_up, suggest
 from .answers import Answer, CategoryAnswer, MultiCategoryAnswer, PointsAnswer, RegressionAnswer
 from .label_errors import LabelErrors, errors_of_one_label, errors_of_several_labels
 from .labels import elements_of, is_missing, plain_label
@@ -292,10 +292,8 @@ class Target:
     ) -> 'Target':
         "The target that `to_dict` described."
         kwargs = dict(d)
-        name = kwargs.pop('type', None)
-        if name not in Target.registry:
-            raise ValueError(f'unknown target {name!r}{suggest(name, Target.registry)}')
-        return Target.registry[name](**kwargs)
+        name = str(kwargs.pop('type', None))
+        return look_up(name, Target.registry, 'target')(**kwargs)
 
     def __repr__(self):
         shown = ', '.join(map(str, self.vocab)) if self.vocab else self.c
@@ -366,10 +364,10 @@ class Vocab(list):
                 plain.sort(key=lambda o: originals[o])  # intervals and dates by value, not as text
             except TypeError:
                 plain.sort(key=lambda o: (type(o).__name__, str(o)))  # mixed types
-        return cls(_whole(plain))
+        return cls(_whole_numbers(plain))
 
 
-def _whole(labels: list[Any]) -> list[Any]:
+def _whole_numbers(labels: list[Any]) -> list[Any]:
     "Numbers that are all whole as ints: a gap in a data frame's column turns classes 0, 1, 2 into floats."
     floats = [o for o in labels if isinstance(o, float)]
     if not floats or any(not isinstance(o, (int, float)) for o in labels):
@@ -456,7 +454,8 @@ class _Labels(Target):
     def _set_vocab(self, vocab: Vocab) -> None:
         if self.add_na and '#na#' not in vocab:
             vocab = Vocab(['#na#', *vocab])
-        self.vocab, self.c = vocab, len(vocab)
+        self.vocab = vocab
+        self.c = len(vocab)
 
     def _index(self, label: Any) -> int:
         "The position of a label; 0 for an unknown one where '#na#' stands for those."
@@ -496,7 +495,8 @@ class Category(_Labels):
         add_na: bool = False,  # put '#na#' first, for whatever is not in the vocabulary
         class_weights: LabelWeights = None,  # what a mistake on each class costs: 'balanced', by label, or one each
     ):
-        self.sort, self.add_na = sort, add_na
+        self.sort = sort
+        self.add_na = add_na
         self.given = vocab is not None  # the vocabulary was given, not learned
         self.class_weights = class_weights
         self.weights: list[float] | None = None
@@ -578,7 +578,8 @@ class Category(_Labels):
         return F.cross_entropy(logits, y.long())
 
     def soft_loss(self, pred, teacher, T=1.0):
-        log_p, log_q = (pred / T).log_softmax(-1), (teacher / T).log_softmax(-1)  # (n,c)
+        log_p = (pred / T).log_softmax(-1)  # (n,c)
+        log_q = (teacher / T).log_softmax(-1)
         return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True) * T**2
 
     def label_errors(self, probs, y):
@@ -628,7 +629,10 @@ class MultiCategory(_Labels):
     ):
         if encoded and vocab is None:
             raise ValueError('encoded labels are only numbers: name them with vocab=[...]')
-        self.encoded, self.sort, self.add_na, self.thresh = encoded, sort, add_na, thresh
+        self.encoded = encoded
+        self.sort = sort
+        self.add_na = add_na
+        self.thresh = thresh
         self.given = vocab is not None  # the vocabulary was given, not learned
         self.pos_weight = pos_weight
         self.weights: list[float] | None = None
@@ -650,7 +654,7 @@ class MultiCategory(_Labels):
             return self.thresh
         values = elements_of(thresh)
         if values is None:
-            self.thresh = _number(thresh)
+            self.thresh = _to_number(thresh)
             return self.thresh
         if len(values) != self.c:
             raise ValueError(f'{self.c} labels need one threshold or {self.c} of them; got {len(values)}')
@@ -697,7 +701,7 @@ class MultiCategory(_Labels):
         return y
 
     def _zeros_and_ones(self, label: Any) -> Tensor:  # (c,) float
-        values = _numbers(label)
+        values = _to_numbers(label)
         if len(values) != self.c:
             raise ValueError(f'expected {self.c} numbers, one for each of {list(self.vocab)}; got {label!r}')
         if not all(0 <= v <= 1 for v in values):
@@ -737,7 +741,8 @@ class MultiCategory(_Labels):
         return (probs - y.float()).abs().amax(1)
 
     def confusion(self, y, answers):
-        true, seen = self.one_hot(y), self.one_hot(answers)  # (n,c)
+        true = self.one_hot(y)  # (n,c)
+        seen = self.one_hot(answers)
         right_no = (~true & ~seen).sum(0)  # (c,)
         wrong_yes = (~true & seen).sum(0)
         wrong_no = (true & ~seen).sum(0)
@@ -746,7 +751,8 @@ class MultiCategory(_Labels):
         return counts.reshape(-1, 2, 2)
 
     def mistakes(self, y, answers):
-        true, seen = self.one_hot(y), self.one_hot(answers)
+        true = self.one_hot(y)
+        seen = self.one_hot(answers)
         counts = (true & ~seen).float().T @ (~true & seen).float()  # (c,c)
         return counts.long().fill_diagonal_(0)
 
@@ -806,17 +812,17 @@ def _with_share(label: Any, share: float) -> str:
     return f'{label}' if share == 1 else f'{label} {share:.2g}'
 
 # %% ../../nbs/data/12_targets.ipynb #29989759
-def _numbers(label: Any) -> list[float]:
+def _to_numbers(label: Any) -> list[float]:
     "The numbers of one item, also where they are written as text; a `ValueError` if there is anything else."
     if type(label) in (int, float):
-        return [_number(label)]
+        return [_to_number(label)]
     parts = elements_of(label)
     if parts is None:
-        return [_number(label)]
-    return [number for o in parts for number in _numbers(o)]
+        return [_to_number(label)]
+    return [number for o in parts for number in _to_numbers(o)]
 
 
-def _number(o: Any) -> float:
+def _to_number(o: Any) -> float:
     if is_missing(o):
         raise ValueError(f'a number is missing (got {o!r})')
     try:
@@ -847,17 +853,17 @@ class Regression(Target):
             self.y_range = (float(low), float(high))
 
     def setup(self, labels):
-        sizes = Counter(len(numbers) for numbers in _check_each(labels, _numbers))
+        sizes = Counter(len(numbers) for numbers in _check_each(labels, _to_numbers))
         if len(sizes) > 1:
             raise ValueError(f'items have different numbers of values: {dict(sizes)}')
         self.c = self.c or next(iter(sizes), 0)
         return self
 
     def encode(self, label):  # () or (c,) float
-        return self._tensor(_numbers(label), label)
+        return self._tensor(_to_numbers(label), label)
 
     def encode_all(self, labels):  # (n,) or (n,c) float
-        return self._tensors([_numbers(o) for o in labels])
+        return self._tensors([_to_numbers(o) for o in labels])
 
     def _tensors(self, rows: list[list[float]]) -> Tensor:  # (n,) or (n,c) float
         if any(len(row) != self.c for row in rows):
@@ -952,7 +958,7 @@ class Points(Regression):
 def _coordinates(label: Any) -> list[float]:
     "The coordinates of one item's points, x and y in turn."
     try:
-        numbers = _numbers(label)
+        numbers = _to_numbers(label)
     except ValueError:
         numbers = []
     if not numbers or len(numbers) % 2:

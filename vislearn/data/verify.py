@@ -46,7 +46,8 @@ class BadImages(L):
         n_seen: int = 0,  # how many files were looked at
     ):
         super().__init__(items)
-        self.reasons, self.n_seen = dict(reasons or {}), n_seen
+        self.reasons = dict(reasons or {})
+        self.n_seen = n_seen
 
     def _new(self, items: Iterable, *args: Any, **kwargs: Any) -> L:
         return L(items, *args, **kwargs)  # what `map` and slices give is a plain list

@@ -28,6 +28,7 @@ from ..data.labels import ColReader
 from ..data.resize import ItemPipeline
 from ..data.targets import Target
 from ..io import atomic_save
+from ..models.backbone import HELPER_HEADS
 from ..models.create import create_model
 from ..models.memory import to_channels_last
 from ..train.randomness import OwnRandom
@@ -403,13 +404,10 @@ def _check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-_HELPERS = {'aux1', 'aux2', 'AuxLogits'}  # heads that torchvision's googlenet and inception_v3 have for training alone
-
-
 def _without_helpers(weights: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     "The weights in a file without training's auxiliary heads, which older exports hold and no network has now."
     own = model.state_dict()
-    return {k: v for k, v in weights.items() if k in own or _HELPERS.isdisjoint(k.split('.'))}
+    return {k: v for k, v in weights.items() if k in own or set(HELPER_HEADS).isdisjoint(k.split('.'))}
 
 
 def bundle_model(

@@ -93,7 +93,7 @@ def _task_of(target: Target) -> str:
     if vocab is None:
         return str(target)
     names = ', '.join(map(str, vocab[:20])) + (', ...' if len(vocab) > 20 else '')
-    how = 'one of' if type(target).__name__ == 'Category' else 'any of'
+    how = 'any of' if target.multi_label else 'one of'
     return f'{how} {len(vocab)} labels ({names})'
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.targets import Category, Target, target_of
+from ..models.layers import evaluating
 
 # %% ../../nbs/interpret/01_calibrate.ipynb #78c261a5
 def rescale(
@@ -66,13 +67,11 @@ def divide_logits(
     It is undone, with an error, if that layer does not give the logits.
     """
     layer = last_linear(model)
-    was = model.training
-    model.eval()
-    before = model(xb)
-    for p in layer.parameters():
-        p.div_(temperature)
-    after = model(xb)
-    model.train(was)
+    with evaluating(model):
+        before = model(xb)
+        for p in layer.parameters():
+            p.div_(temperature)
+        after = model(xb)
     if not torch.allclose(after, before / temperature, rtol=1e-2, atol=1e-3):
         for p in layer.parameters():
             p.mul_(temperature)

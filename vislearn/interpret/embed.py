@@ -16,17 +16,12 @@ from torch import Tensor, nn
 
 from .calibrate import last_linear
 from .plots import axes_or_new, inches, palette, side_legend
+from ..models.body import pooled
 from ..models.fold import Folded
+from ..models.layers import evaluating
 from ..table import shorten
 
 # %% ../../nbs/interpret/03_embed.ipynb #eadff552
-def _pooled(out: Tensor) -> Tensor:
-    "(bs,d) from a feature map (bs,d,h,w), tokens (bs,l,d) or features (bs,d)."
-    if out.ndim == 4:
-        return out.mean((2, 3))
-    return out.mean(1) if out.ndim == 3 else out
-
-
 def _features(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
     "What gives the features of a batch, and what to call in the end."
     body = getattr(model, 'body', None)
@@ -48,15 +43,13 @@ def embed(
     batches: Iterable[tuple],  # of (xb, ...) on the model's device
 ) -> Tensor:  # (n,d) on the CPU
     "The features of pictures just before the head decides: one vector each, close for similar pictures."
-    was = model.training
     found = []
     features, done = _features(model)
-    model.eval()
     try:
-        for xb, *_ in batches:
-            found.append(_pooled(features(xb)).float().cpu())
+        with evaluating(model):
+            for xb, *_ in batches:
+                found.append(pooled(features(xb)).cpu())
     finally:
-        model.train(was)
         done()
     return torch.cat(found)
 
@@ -77,7 +70,7 @@ def pca(
     return (x @ top).float(), share.float()
 
 # %% ../../nbs/interpret/03_embed.ipynb #b9c2ce33
-def _spread(xy: Tensor, n: int) -> list[int]:
+def _apart(xy: Tensor, n: int) -> list[int]:
     "Up to `n` points that are at least a thumbnail apart when `n` of them fill the map."
     span = (xy.max(0).values - xy.min(0).values).clamp_min(1e-9)
     scaled = xy / span * math.sqrt(n)  # a thumbnail is 1 x 1
@@ -128,7 +121,7 @@ def plot_map(
         ax.scatter(*xy.numpy()[rest].T, s=14, color='#aaaaaa', label='other classes')
     if thumb:
         size = 0.85 * min(inches(ax)) / math.sqrt(max_thumbs)
-        for i in _spread(xy, max_thumbs):
+        for i in _apart(xy, max_thumbs):
             _add_thumb(ax, xy[i], thumb(i), size=size, colour=colours[i])
     if vocab and len(found) > 1:
         side_legend(ax)

@@ -50,11 +50,11 @@ class Interpretation:
     def __init__(
         self,
         learn: Any,  # a trained Learner
-        dl: Iterable,  # loader of the items to predict, in their order
+        dl: Iterable,  # loader of the items to predict
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ):
         self.learn = learn
-        self.dl: Any = dl
+        self.dl: Any = learn.loader(dl=dl)  # in their order, normalised as the network needs it
         self.act = act
         self.target = learn.dls.target
         self.refresh()
@@ -68,13 +68,7 @@ class Interpretation:
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ) -> Self:
         "Predict a set of items, once, and keep the results."
-        if dl is None:
-            dl = learn.dls[ds_idx]
-        if dl is learn.dls[0]:
-            dl = learn.dls.train_eval()
-        elif getattr(dl, 'shuffle', False) or getattr(dl, 'drop_last', False):
-            dl = dl.new(dl.dataset, shuffle=False, drop_last=False)
-        return cls(learn, dl, act)
+        return cls(learn, learn.loader(ds_idx, dl), act)
 
     def refresh(self) -> 'Interpretation':
         "Predict again, after the model or its thresholds have changed; returns itself."
@@ -340,7 +334,7 @@ class ClassificationInterpretation(Interpretation):
     def __init__(
         self,
         learn: Any,  # a trained Learner
-        dl: Iterable,  # loader of the items to predict, in their order, with labels
+        dl: Iterable,  # loader of the items to predict, with labels
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ):
         super().__init__(learn, dl, act)

@@ -251,7 +251,7 @@ def plot_confusion_multi(
     return axs
 
 # %% ../../nbs/interpret/00_plots.ipynb #2a9eb6ca
-def _wanted(vocab: Sequence, labels: Any, areas: Tensor, max_n: int) -> list[int]:
+def _wanted_curves(vocab: Sequence, labels: Any, areas: Tensor, max_n: int) -> list[int]:
     "Which curves are drawn in colour: the named ones, or the lowest."
     if labels is None:
         known = [i for i, area in enumerate(areas.tolist()) if not math.isnan(area)]
@@ -310,7 +310,7 @@ def plot_pr(
         prec, rec, _ = precision_recall_curve(probs[:, i], truth[:, i])
         return np.r_[0.0, rec.numpy()], np.r_[prec[:1].numpy(), prec.numpy()]
 
-    wanted = _wanted(vocab, labels, areas, max_n)
+    wanted = _wanted_curves(vocab, labels, areas, max_n)
     ax = _curves(axes_or_new(ax, figsize), curve, areas, vocab, wanted, unit='average precision')
     ax.set(
         xlabel='Recall: share of the label that is found',
@@ -337,7 +337,7 @@ def plot_roc(
     def curve(i):
         return [o.numpy() for o in roc_curve(probs[:, i], truth[:, i])[:2]]
 
-    wanted = _wanted(vocab, labels, areas, max_n)
+    wanted = _wanted_curves(vocab, labels, areas, max_n)
     ax = _curves(axes_or_new(ax, figsize), curve, areas, vocab, wanted, unit='area under the curve')
     ax.plot([0, 1], [0, 1], color='#999999', ls=':', lw=1, zorder=0)
     title = f'{title} (mean area {areas.nanmean():.3f})'

@@ -17,7 +17,7 @@ from ..table import Table, shorten
 from ..train.metrics import f1_score, precision_score, recall_score
 
 # %% ../../nbs/interpret/04_report.ipynb #5d998017
-def _scores(target: Target, answers: Tensor, targs: Tensor, average: str) -> dict[str, Tensor]:
+def _class_scores(target: Target, answers: Tensor, targs: Tensor, average: str) -> dict[str, Tensor]:
     "Precision, recall and F1 of answers."
     said = target.one_hot(answers).float()
     metrics = dict(precision=precision_score, recall=recall_score, f1=f1_score)
@@ -31,7 +31,7 @@ def class_table(
 ) -> Table:  # of label, precision, recall, f1, support[, taken_for]
     "Precision, recall, F1 and number of pictures of every class, and what it is most often taken for."
     vocab: Any = target.vocab
-    scores = _scores(target, answers, targs, 'none')  # (c,) each
+    scores = _class_scores(target, answers, targs, 'none')  # (c,) each
     support: Any = target.counts(targs)
     rows = []
     for i, label in enumerate(vocab):
@@ -66,7 +66,7 @@ def classification_report(
     lines.append('')
     seen = (support > 0) | (numbers.sum(1) > 0)
     if 'micro' in target.averages:
-        micro = _scores(target, answers, targs, 'micro')
+        micro = _class_scores(target, answers, targs, 'micro')
         lines.append(line('micro avg', map(float, micro.values()), total))
         seen[:] = True
     else:

@@ -23,7 +23,8 @@ class LazyModel:
         self,
         name: str,  # torchvision's name
     ):
-        self.arch, self.__name__ = f'tv:{name}', name  # `create_model` reads `arch`
+        self.arch = f'tv:{name}'  # `create_model` reads it
+        self.__name__ = name
 
     def __call__(
         self,

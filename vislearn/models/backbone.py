@@ -23,7 +23,7 @@ from vislearn.models.weights import (
     WAYS_OUT,
     LoadReport,
     WeightsError,
-    fetch,
+    fetch_weights,
     lite_names,
     load_state,
     offline_weights,
@@ -109,7 +109,7 @@ def _make_timm(name: str, pretrained: bool, arch_kwargs: Mapping[str, Any]) -> B
     def make(**kw):
         return timm.create_model(name, num_classes=0, **arch_kwargs, **kw)
 
-    net: Any = fetch(name, 'https://huggingface.co', make) if name.startswith('hf') else make()
+    net: Any = fetch_weights(name, 'https://huggingface.co', make) if name.startswith('hf') else make()
     if pretrained:
         net = _timm_pretrained(name, net, make)
     classifier = listify(net.pretrained_cfg.get('classifier'))
@@ -130,7 +130,7 @@ def _timm_pretrained(name: str, net: Any, make: Callable[..., nn.Module]) -> nn.
         raise WeightsError(
             f'timm has no weights for {name!r}; list_models(pretrained=True) lists networks with weights.\n{WAYS_OUT}'
         )
-    return fetch(name, url, lambda: make(pretrained=True))
+    return fetch_weights(name, url, lambda: make(pretrained=True))
 
 
 HELPER_HEADS = ('aux1', 'aux2', 'AuxLogits')  # of GoogLeNet and Inception, which only their own training used
@@ -159,7 +159,7 @@ def _make_tv(name: str, pretrained: bool | str, arch_kwargs: Mapping[str, Any]) 
     elif file.is_file():
         net = builder(weights=weights, **arch_kwargs)
     else:
-        net = fetch(f'tv:{name}', weights.url, lambda: builder(weights=weights, **arch_kwargs))
+        net = fetch_weights(f'tv:{name}', weights.url, lambda: builder(weights=weights, **arch_kwargs))
     if not arch_kwargs.get('aux_logits'):
         _drop_helper_heads(net)
     if getattr(net, 'transform_input', False):  # set by weights that expect it; a rebuilt network needs it as well
@@ -199,7 +199,7 @@ LITES = ('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2')  # th
 Arch = str | Callable[..., nn.Module] | nn.Module
 
 
-def _name_of(arch: Arch) -> Arch:
+def _arch_name(arch: Arch) -> Arch:
     "The name of a torchvision function (so that it can be written into a config), else `arch` itself."
     if isinstance(arch, (str, nn.Module)):
         return arch
@@ -217,7 +217,7 @@ def make_backbone(
     arch_kwargs: Mapping[str, Any] | None = None,  # for the network's own function, such as drop_rate
 ) -> Backbone:
     "The network that `arch` says, for pictures of 3 channels."
-    arch, arch_kwargs = _name_of(arch), arch_kwargs or {}
+    arch, arch_kwargs = _arch_name(arch), arch_kwargs or {}
     if not isinstance(arch, str):
         return _make_own(arch, bool(pretrained), arch_kwargs)
     if arch in LITES and pretrained is True:

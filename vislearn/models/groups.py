@@ -28,7 +28,8 @@ class ParamGroup(list):
     ):
         super().__init__(params)
         check_kwargs(options or {}, ['lr', 'lr_mult', 'wd'], 'ParamGroup')
-        self.name, self.options = name, dict(options or {})
+        self.name = name
+        self.options = dict(options or {})
         self.no_wd = {id(p) for p in no_wd}
 
 # %% ../../nbs/models/04_groups.ipynb #0be9f845
@@ -128,7 +129,7 @@ def _module_names(named: Named) -> list[str]:
     return sorted(names)
 
 
-def _matches(named: Named, pattern: str) -> list[str]:
+def _matching_names(named: Named, pattern: str) -> list[str]:
     hits = [k for k in named if re.search(pattern, k)]
     if not hits:
         names = list(named)
@@ -145,7 +146,7 @@ def _regex_groups(named: Named, spec: Sequence[Any]) -> list[ParamGroup]:
         patterns, options = entry if isinstance(entry, tuple) else (entry, {})
         group = ParamGroup(name=' | '.join(listify(patterns)), options=options)
         for pattern in listify(patterns):
-            for k in _matches(named, pattern):
+            for k in _matching_names(named, pattern):
                 if owner.setdefault(k, group) is not group:
                     names = f'{owner[k].name!r} and {group.name!r}'
                     raise ValueError(f'parameter {k!r} is matched by two groups, {names}')

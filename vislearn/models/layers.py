@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'Init', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'fastai_batch_norm', 'LinBnDrop',
-           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'lone_item_norms', 'apply_init']
+           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'evaluating', 'lone_item_norms', 'apply_init']
 
 # %% ../../nbs/models/00_layers.ipynb #ad4d59d2
 from collections.abc import Callable, Iterator
@@ -26,7 +26,8 @@ class AdaptiveConcatPool2d(nn.Module):
     ):
         super().__init__()
         self.size = size or 1
-        self.ap, self.mp = nn.AdaptiveAvgPool2d(self.size), nn.AdaptiveMaxPool2d(self.size)
+        self.ap = nn.AdaptiveAvgPool2d(self.size)
+        self.mp = nn.AdaptiveMaxPool2d(self.size)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.mp(x), self.ap(x)], 1)  # (bs,2c,size,size)
@@ -64,7 +65,8 @@ class SigmoidRange(nn.Module):
         high: float,
     ):
         super().__init__()
-        self.low, self.high = low, high
+        self.low = low
+        self.high = high
 
     def forward(self, x: Tensor) -> Tensor:
         return sigmoid_range(x, self.low, self.high)
@@ -199,6 +201,20 @@ def norm_params(
 
 # %% ../../nbs/models/00_layers.ipynb #caacb4ea
 @contextmanager
+def evaluating(
+    model: nn.Module,
+) -> Iterator[None]:
+    "Evaluation mode, inside the block; afterwards every module is in the mode it was in."
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+@contextmanager
 def lone_item_norms(
     model: nn.Module,
 ) -> Iterator[None]:
@@ -231,7 +247,8 @@ def apply_init(
     if init is None:
         return
     for o in m.modules():
-        weight, bias = getattr(o, 'weight', None), getattr(o, 'bias', None)
+        weight = getattr(o, 'weight', None)
+        bias = getattr(o, 'bias', None)
         if is_norm(o) or not isinstance(weight, Tensor):
             continue
         if weight.ndim > 1:

@@ -20,7 +20,7 @@ from .weights import LoadReport
 PARTS = ('body', 'head')
 
 
-def _settings(m: nn.Module) -> Any:
+def _layer_settings(m: nn.Module) -> Any:
     "What a module's answers depend on besides its weights; not what matters in training alone."
     if is_batch_norm(m):
         return m.eps
@@ -32,7 +32,12 @@ def _settings(m: nn.Module) -> Any:
 def _structure(model: nn.Module) -> list[tuple]:
     "Names, types and settings of all modules, with the shapes of their parameters."
     return [
-        (name, type(m), _settings(m), [(k, None if p is None else tuple(p.shape)) for k, p in m._parameters.items()])
+        (
+            name,
+            type(m),
+            _layer_settings(m),
+            [(k, None if p is None else tuple(p.shape)) for k, p in m._parameters.items()],
+        )
         for name, m in model.named_modules()
     ]
 
@@ -64,10 +69,14 @@ class VisionModel(nn.Module):
         layer_decay: float | None = None,  # see param_groups
     ):
         super().__init__()
-        self.body, self.head, self.arch = body, head, arch
+        self.body = body
+        self.head = head
+        self.arch = arch
         self.data_cfg = dict(data_cfg or imagenet_cfg)
-        self.groups, self.layer_decay = groups, layer_decay
-        self._config, self._made_as = config, _structure(self)
+        self.groups = groups
+        self.layer_decay = layer_decay
+        self._config = config
+        self._made_as = _structure(self)
         self.report: LoadReport | None = None  # of a local weights file
 
     def forward(self, xb: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITE_STAGES', 'LITE_OUTER', 'LITE_FIRST', 'LITE_INNER', 'WAYS_OUT', 'LoadReport', 'load_state', 'read_state',
-           'lite_names', 'offline_weights', 'WeightsError', 'check_reachable', 'fetch']
+           'lite_names', 'offline_weights', 'WeightsError', 'check_reachable', 'fetch_weights']
 
 # %% ../../nbs/models/02_weights.ipynb #759fcae4
 import importlib.util
@@ -150,7 +150,7 @@ def check_reachable(
     socket.create_connection((o.hostname, port), timeout=timeout).close()
 
 
-def fetch(
+def fetch_weights(
     arch: str,  # for the message
     url: str,  # where `load` will look
     load: Callable[[], Any],

@@ -89,9 +89,8 @@ def under_way(
     trains = [(p, p.requires_grad) for p in learn.model.parameters()]
     learn.in_call = True
     learn.phase = 0
-    own = [cbs] if isinstance(cbs, type) else listify(cbs)
     try:
-        with learn.added_cbs([*own, *listify(checkpoint)]):
+        with learn.added_cbs([*listify(cbs), *listify(checkpoint)]):
             yield
         remember(learn, call, cbs)
     except BaseException:

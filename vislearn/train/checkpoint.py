@@ -186,7 +186,8 @@ class Checkpoint(Callback):
     def after_epoch(self, learn):
         if not learn.epoch_complete:
             return
-        if self.track.monitor in learn.row:
+        is_default = self.monitor == 'valid_loss'  # it means nothing where nothing is validated
+        if self.track.monitor in learn.row or not is_default:
             self.track.after_epoch(learn)
         self.save(learn, (learn.epoch + 1, 0))
         if is_main():

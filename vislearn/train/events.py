@@ -9,12 +9,11 @@ __all__ = ['EVENTS', 'BATCH_EVENTS', 'CancelStepException', 'CancelBackwardExcep
 
 # %% ../../nbs/train/00_events.ipynb #f664f26f
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from ..core import listify, suggest
+from ..core import listify, snake_case, suggest
 from ..distrib import is_main
 
 # %% ../../nbs/train/00_events.ipynb #50633d45
@@ -151,11 +150,7 @@ class Callback:
     @property
     def name(self) -> str:
         "The class name in snake case without `_callback`: the learner has the callback as an attribute of this name."
-        return (
-            re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', type(self).__name__)
-            .lower()
-            .removesuffix('_callback')
-        )
+        return snake_case(type(self).__name__).removesuffix('_callback')
 
     def __repr__(self):
         return type(self).__name__
@@ -205,10 +200,6 @@ def _is_one_of(cb: Callback, kinds: Iterable[Callback | type[Callback]]) -> bool
     return any(cb is k or (isinstance(k, type) and isinstance(cb, k)) for k in kinds)
 
 
-def _listed(cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None) -> list:
-    return [cbs] if isinstance(cbs, type) else listify(cbs)
-
-
 class CallbackHost:
     """Something that has callbacks and tells them of events.
 
@@ -244,7 +235,7 @@ class CallbackHost:
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None,
     ) -> Self:
         "Add callbacks; returns itself."
-        for cb in _listed(cbs):
+        for cb in listify(cbs):
             self.add_cb(cb)
         return self
 
@@ -264,7 +255,7 @@ class CallbackHost:
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None,  # each an object or a class
     ) -> Self:
         "Remove callbacks; returns itself."
-        for cb in _listed(cbs):
+        for cb in listify(cbs):
             self.remove_cb(cb)
         return self
 
@@ -274,7 +265,7 @@ class CallbackHost:
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None,
     ) -> Iterator[Self]:
         "With these callbacks, for the time of a `with` block."
-        made = [_made(cb) for cb in _listed(cbs)]
+        made = [_made(cb) for cb in listify(cbs)]
         try:
             yield self.add_cbs(made)
         finally:
@@ -286,7 +277,7 @@ class CallbackHost:
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None,  # each an object or a class
     ) -> Iterator[Self]:
         "Without these callbacks, for the time of a `with` block."
-        kinds = _listed(cbs)
+        kinds = listify(cbs)
         gone = [o for o in self.cbs if _is_one_of(o, kinds)]
         try:
             yield self.remove_cbs(gone)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .events import Callback
 
 # %% ../../nbs/train/19_hooks.ipynb #2a07a02d
-def _output(module: nn.Module, inputs: Any, output: Any) -> Any:
+def _whole_output(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output
 
 
@@ -36,7 +36,7 @@ class Hook:
     def __init__(
         self,
         m: nn.Module,
-        hook_func: Callable[[nn.Module, Any, Any], Any] = _output,  # (module, input, output) -> what is kept
+        hook_func: Callable[[nn.Module, Any, Any], Any] = _whole_output,  # (module, input, output) -> what is kept
         is_forward: bool = True,  # False: in the backward pass, with gradients
         detach: bool = True,  # inputs and outputs without their graph
         cpu: bool = False,  # and on the CPU
@@ -52,7 +52,8 @@ class Hook:
     def _kept(self, o: Any) -> Any:
         "Tensors, also in lists and tuples, without their graph and on the CPU where that is wanted."
         if isinstance(o, (list, tuple)):
-            return type(o)(map(self._kept, o))
+            kept = map(self._kept, o)
+            return type(o)(*kept) if hasattr(o, '_fields') else type(o)(kept)  # a named tuple takes its fields singly
         if not isinstance(o, Tensor):
             return o
         o = o.detach() if self.detach else o
@@ -79,7 +80,7 @@ class Hooks(Sequence):
     def __init__(
         self,
         ms: Iterable[nn.Module],
-        hook_func: Callable[[nn.Module, Any, Any], Any] = _output,  # (module, input, output) -> what is kept
+        hook_func: Callable[[nn.Module, Any, Any], Any] = _whole_output,  # (module, input, output) -> what is kept
         is_forward: bool = True,  # False: in the backward pass, with gradients
         detach: bool = True,  # inputs and outputs without their graph
         cpu: bool = False,  # and on the CPU
@@ -116,7 +117,7 @@ def hook_outputs(
     grad: bool = False,  # the gradients instead
 ) -> Hooks:
     "Catch the output of each of `modules`."
-    return Hooks(modules, _first_output if grad else _output, is_forward=not grad, detach=detach, cpu=cpu)
+    return Hooks(modules, _first_output if grad else _whole_output, is_forward=not grad, detach=detach, cpu=cpu)
 
 
 def hook_output(

@@ -157,7 +157,7 @@ class TrainMetrics(Callback):
         preds, targs = (torch.cat(o).cpu() for o in zip(*self.kept))
         self.kept = []
         for metric, name in zip(learn.metrics, metric_names(learn.metrics)):
-            learn.row[f'train_{name}'] = learn._metric(metric, name, preds, targs)
+            learn.row[f'train_{name}'] = learn.metric_value(metric, name, preds, targs)
 
 # %% ../../nbs/train/18_loggers.ipynb #3d080de3
 class Speed(Callback):
@@ -225,6 +225,14 @@ class ShowGraphCallback(Callback):
             self._show(learn)
 
 # %% ../../nbs/train/18_loggers.ipynb #26469cd4
+def _batch_numbers(learn: Any) -> dict[str, float]:
+    "Loss, rate and momentum of the training batch that is done."
+    group = learn.opt.param_groups[-1]
+    hypers = {name: get_hyper(group, name) for name in ('lr', 'mom')}
+    known = {f'batch/{name}': float(value) for name, value in hypers.items() if value is not None}
+    return {'batch/train_loss': learn.loss.item()} | known
+
+
 class TensorBoardCallback(Callback):
     "Writes a run for TensorBoard."
 
@@ -280,13 +288,12 @@ class TensorBoardCallback(Callback):
             self.first = learn.xb[: self.n_preds]
 
     def _write_batch(self, learn) -> None:
-        self.writer.add_scalar('batch/train_loss', learn.loss.item(), self.n)
-        for name in ('lr', 'mom'):
-            value = get_hyper(learn.opt.param_groups[-1], name)
-            if value is not None:
-                self.writer.add_scalar(f'batch/{name}', value, self.n)
+        for name, value in _batch_numbers(learn).items():
+            self.writer.add_scalar(name, value, self.n)
 
     def after_epoch(self, learn):
+        if not learn.epoch_complete:
+            return
         n_epochs = len(learn.history)
         for name, value in learn.row.items():
             if isinstance(value, (int, float)) and name != 'epoch':
@@ -317,6 +324,12 @@ class TensorBoardCallback(Callback):
         self.writer = None
         self.kept = []
         self.first = None
+
+    def state_dict(self):
+        return {'n': self.n}
+
+    def load_state_dict(self, state):
+        self.n = state['n']
 
 # %% ../../nbs/train/18_loggers.ipynb #6df64847
 class RunTracker(Callback):
@@ -385,12 +398,7 @@ class RunTracker(Callback):
         self.n += 1
         if self.n % self.every:
             return
-        numbers = {'batch/train_loss': learn.loss.item()}
-        for name in ('lr', 'mom'):
-            value = get_hyper(learn.opt.param_groups[-1], name)
-            if value is not None:
-                numbers[f'batch/{name}'] = float(value)
-        self.log(numbers, self.n)
+        self.log(_batch_numbers(learn), self.n)
 
     def after_epoch(self, learn):
         if not learn.epoch_complete:

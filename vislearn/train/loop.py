@@ -135,7 +135,8 @@ class Judged:
             self.xs = [gather_batches(self.xs, self.sizes)]
         totals = torch.tensor([float(self.total), self.n], dtype=torch.float64)
         sum_tensors([totals])
-        self.total, self.n = totals[0].item(), int(totals[1])
+        self.total = totals[0].item()
+        self.n = int(totals[1])
 
     def mean_loss(
         self,
@@ -195,7 +196,7 @@ def _share_bad(dl: Any) -> None:
     dataset.note_bad({})
 
 
-def _described(o: Any) -> str:
+def _shape_text(o: Any) -> str:
     "Shape and type of a tensor, for messages."
     return f'{tuple(o.shape)} {str(o.dtype).removeprefix("torch.")}' if isinstance(o, Tensor) else repr(o)
 
@@ -668,7 +669,7 @@ class TrainLoop(CallbackHost):
             return net(xb)
         except Exception as e:
             grey = ' (grey pictures)' if xb.ndim == 4 and xb.shape[1] == 1 else ''
-            e.add_note(f'in the network {type(self.model).__name__}, given {_described(xb)}{grey}')
+            e.add_note(f'in the network {type(self.model).__name__}, given {_shape_text(xb)}{grey}')
             raise
 
     def _loss(self) -> Tensor:
@@ -677,7 +678,7 @@ class TrainLoop(CallbackHost):
             return self.loss_func(self.pred, self.yb)
         except Exception as e:
             e.add_note(
-                f'in the loss {self.loss_func}, given pred {_described(self.pred)} and targ {_described(self.yb)}'
+                f'in the loss {self.loss_func}, given pred {_shape_text(self.pred)} and targ {_shape_text(self.yb)}'
             )
             raise
 
@@ -765,7 +766,8 @@ class TrainLoop(CallbackHost):
         if not hasattr(dl, 'in_order'):
             return dl
         ordered = dl.in_order()
-        is_training = ordered is not dl and hasattr(self.dls, 'train_eval') and dl.items is self.dls[0].items
+        is_changed = ordered is not dl or dl is self.dls[0]
+        is_training = is_changed and hasattr(self.dls, 'train_eval') and dl.items is self.dls[0].items
         return self.dls.train_eval() if is_training else ordered
 
     @contextmanager
@@ -824,10 +826,17 @@ class TrainLoop(CallbackHost):
                 return {}
             row: dict[str, Any] = {'valid_loss': judged.mean_loss(self.loss_func)}
             for f, name in zip(self.metrics, metric_names(self.metrics)):
-                row[name] = self._metric(f, name, preds, targs)
+                row[name] = self.metric_value(f, name, preds, targs)
         return row
 
-    def _metric(self, f: Callable, name: str, preds: Tensor, targs: Tensor) -> Any:
+    def metric_value(
+        self,
+        f: Callable,  # a metric
+        name: str,  # of it, for messages
+        preds: Tensor,  # (n,c) logits
+        targs: Tensor,  # (n,) or (n,c)
+    ) -> Any:  # a number; a tensor or an array where the metric gives several
+        "One metric over all these predictions; an error says which metric, and what it was given."
         target = getattr(self.dls, 'target', None)
         try:
             value = compute_metric(f, preds, targs, target.probs(preds) if target else None)

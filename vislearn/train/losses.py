@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import suggest
+from ..core import look_up
 from ..data.targets import SquaredError
 
 # %% ../../nbs/train/01_losses.ipynb #a83d5f2e
@@ -33,7 +33,7 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
     return losses if reduction == 'none' else getattr(losses, reduction)()
 
 
-def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
+def _as_weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
     return None if weight is None else torch.as_tensor(weight, dtype=torch.float)
 
 
@@ -49,8 +49,9 @@ class _PerClass(nn.Module):
         super().__init__()
         if reduction not in ('mean', 'sum', 'none'):
             raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {reduction!r}")
-        self.axis, self.reduction = axis, reduction
-        self.register_buffer('weight', _weights(weight))
+        self.axis = axis
+        self.reduction = reduction
+        self.register_buffer('weight', _as_weights(weight))
 
 # %% ../../nbs/train/01_losses.ipynb #f2c00fe6
 class CrossEntropyLossFlat(_PerClass):
@@ -65,7 +66,8 @@ class CrossEntropyLossFlat(_PerClass):
         label_smoothing: float = 0.0,  # 0-1, label smoothing: share of the target that is spread over all classes
     ):
         super().__init__(axis, weight, reduction)
-        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
 
     def forward(self, pred: Tensor, targ: Tensor) -> Tensor:
         pred, targ = _one_answer_a_row(pred, targ, self.axis)
@@ -157,9 +159,10 @@ class BCEWithLogitsLossFlat(nn.Module):
         pos_weight: Sequence[float] | Tensor | None = None,  # (c,) what a missed yes costs, over a wrong yes
     ):
         super().__init__()
-        self.thresh, self.reduction = thresh, reduction
-        self.register_buffer('weight', _weights(weight))
-        self.register_buffer('pos_weight', _weights(pos_weight))
+        self.thresh = thresh
+        self.reduction = reduction
+        self.register_buffer('weight', _as_weights(weight))
+        self.register_buffer('pos_weight', _as_weights(pos_weight))
 
     def decodes(
         self,
@@ -192,7 +195,7 @@ class BCELossFlat(nn.Module):
     ):
         super().__init__()
         self.reduction = reduction
-        self.register_buffer('weight', _weights(weight))
+        self.register_buffer('weight', _as_weights(weight))
 
     def forward(self, pred: Tensor, targ: Tensor) -> Tensor:
         return F.binary_cross_entropy(
@@ -219,11 +222,7 @@ def get_loss(
     loss: str | Callable[[Tensor, Tensor], Tensor],  # a name, or a loss of your own
 ) -> Callable[[Tensor, Tensor], Tensor]:  # (pred, targ) -> ()
     "A loss by its name; a `ValueError` with the nearest known name."
-    if not isinstance(loss, str):
-        return loss
-    if loss not in LOSSES:
-        raise ValueError(f'unknown loss {loss!r}{suggest(loss, LOSSES)}; there are {", ".join(LOSSES)}')
-    return LOSSES[loss]()
+    return look_up(loss, LOSSES, 'loss')() if isinstance(loss, str) else loss
 
 # %% ../../nbs/train/01_losses.ipynb #31a81105
 def _takes_reduction(loss_func: Callable) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import as_int
 from .events import Callback, CancelFitException, CancelValidException
 from .optim import set_hyper
 
@@ -37,6 +38,7 @@ class LRFinder(Callback):
         stop_div: bool = True,  # stop when the loss is four times the best
         beta: float = 0.98,  # 0-1, smoothing
     ):
+        num_it = as_int(num_it, 'num_it', least=1)
         last = max(num_it - 1, 1)
         self.rates = [start_lr * (end_lr / start_lr) ** (i / last) for i in range(num_it)]
         self.stop_div = stop_div

@@ -14,7 +14,6 @@ __all__ = ['METRICS', 'accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_mult
 # %% ../../nbs/train/02_metrics.ipynb #09bb7ac8
 import inspect
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import as_tensor, suggest
+from ..core import as_tensor, look_up, snake_case
 from ..data.targets import Target, has_several_labels
 
 # %% ../../nbs/train/02_metrics.ipynb #4edd55c0
 def _one_label(preds: Any, targs: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
     "Logits `(n,c)` and class numbers `(n,)`, from tensors with any leading dimensions."
-    p, t = as_tensor(preds).movedim(axis, -1), as_tensor(targs)
+    p = as_tensor(preds).movedim(axis, -1)
+    t = as_tensor(targs)
     c = p.shape[-1] if p.ndim > 1 else 1
     shapes = f'preds {tuple(p.shape)} and targs {tuple(t.shape)} {str(t.dtype)[6:]}'
     if c < 2 or t.is_floating_point() or t.numel() * c != p.numel():
@@ -155,8 +155,11 @@ def _score(
     yes, truth, c = _answers(preds, targs, thresh, logits)
     if average == 'auto':
         average = 'binary' if c == 2 and not multi else 'macro'
-    if average == 'samples':
-        yes, truth, c, average = yes.T, truth.T, len(yes), 'macro'  # pictures instead of labels
+    if average == 'samples':  # pictures instead of labels
+        c = len(yes)
+        yes = yes.T
+        truth = truth.T
+        average = 'macro'
     options |= {'num_labels': c} if multi else {'num_classes': c}
     per_class = average in ('binary', 'none', None)
     f = getattr(classification, f'multilabel_{name}' if multi else f'multiclass_{name}')
@@ -262,13 +265,16 @@ def matthews_corrcoef(
     Where a picture has several labels it is taken over all decisions.
     """
     yes, truth, c = _answers(preds, targs, thresh, logits)
-    if yes.ndim > 1:
-        yes, truth, c = yes.flatten(), truth.flatten(), 2
-    n, (pred, actual) = len(truth), (torch.bincount(o, minlength=c).double() for o in (yes, truth))
-    scale = ((n**2 - pred @ pred) * (n**2 - actual @ actual)).sqrt()
-    return (
-        (((yes == truth).sum() * n - pred @ actual) / scale).nan_to_num().float()
-    )  # 0 where all answers, or all labels, are the same
+    if has_several_labels(preds, targs):
+        yes = yes.flatten()
+        truth = truth.flatten()
+        c = 2
+    n = len(truth)
+    said = torch.bincount(yes, minlength=c).double()  # (c,)
+    actual = torch.bincount(truth, minlength=c).double()  # (c,)
+    covariance = (yes == truth).sum() * n - said @ actual
+    scale = ((n**2 - said @ said) * (n**2 - actual @ actual)).sqrt()
+    return (covariance / scale).nan_to_num().float()  # 0 where all answers, or all labels, are the same
 
 # %% ../../nbs/train/02_metrics.ipynb #c998a75e
 def hamming_loss(
@@ -278,11 +284,9 @@ def hamming_loss(
     logits: bool = True,  # several labels only: False when preds are probabilities
 ) -> Tensor:  # 0-1
     "Share of wrong decisions: `1 - accuracy_multi`, or the error rate when there is one label per picture."
-    return (
-        1 - accuracy_multi(preds, targs, thresh, logits)
-        if has_several_labels(preds, targs)
-        else error_rate(preds, targs)
-    )
+    if has_several_labels(preds, targs):
+        return 1 - accuracy_multi(preds, targs, thresh, logits)
+    return error_rate(preds, targs)
 
 # %% ../../nbs/train/02_metrics.ipynb #23da543e
 def exact_match(
@@ -314,13 +318,14 @@ def roc_curve(
     truth: Tensor,  # (n,) 0/1
 ) -> tuple[Tensor, Tensor, Tensor]:  # false positive rate, true positive rate, thresholds, each from strict to lax
     "How many are found against how many false alarms that costs, at every threshold."
-    th, tp, fp = _walk(scores, truth)
+    thresholds, tp, fp = _walk(scores, truth)
+    n_pos = tp[-1:].sum()  # 0 without any scores
+    n_neg = fp[-1:].sum()
 
-    def start(o, v):
-        return torch.cat([o.new_tensor([v]), o])
+    def begins_with(first: float, curve: Tensor) -> Tensor:
+        return torch.cat([curve.new_tensor([first]), curve])
 
-    n_pos, n_neg = (tp[-1], fp[-1]) if len(tp) else (tp.new_tensor(0), tp.new_tensor(0))
-    return start(fp / n_neg, 0.0), start(tp / n_pos, 0.0), start(th, math.inf)
+    return begins_with(0.0, fp / n_neg), begins_with(0.0, tp / n_pos), begins_with(math.inf, thresholds)
 
 # %% ../../nbs/train/02_metrics.ipynb #c3ddacfd
 def precision_recall_curve(
@@ -332,7 +337,7 @@ def precision_recall_curve(
     return tp / (tp + fp), tp / (tp[-1] if len(tp) else 1), th
 
 # %% ../../nbs/train/02_metrics.ipynb #f6044415
-def _columns(preds: Tensor, targs: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
+def _per_class(preds: Tensor, targs: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
     "Probabilities `(n,c)` and the truth `(n,c)` as 0/1, one class against the rest in each column."
     if has_several_labels(preds, targs):
         p, t = _same(preds, targs)
@@ -351,7 +356,7 @@ def _log_odds(logits: Tensor) -> Tensor:  # (n,c) -> (n,c) float64
     return odds.scatter(1, best, top - others)  # where 1-p would be 0
 
 
-def _scores(preds: Tensor, targs: Tensor, logits: bool) -> tuple[Tensor, Tensor]:  # (n,c) float64, (n,c) bool
+def _rank_scores(preds: Tensor, targs: Tensor, logits: bool) -> tuple[Tensor, Tensor]:  # (n,c) float64, (n,c) bool
     "How likely each class is, as a score to rank by, and the truth, one class against the rest in each column."
     if has_several_labels(preds, targs):
         p, t = _same(preds, targs)
@@ -411,7 +416,7 @@ def roc_auc_score(
 ) -> Tensor:  # 0-1; 0.5 is guessing; `(c,)` for 'none'
     "Area under the ROC curve, each class against the rest: the chance that a positive is ranked above a negative."
     average = _area_average(average, preds, targs)
-    scores, truth = _scores(preds, targs, logits)
+    scores, truth = _rank_scores(preds, targs, logits)
     n = truth.sum(0)  # (c,) positives
     seen = (n > 0) & (n < len(truth))
     return _mean_area(_roc_area, scores, truth, seen=seen, average=average, pos_label=pos_label)
@@ -426,7 +431,7 @@ def average_precision_score(
 ) -> Tensor:  # 0-1; guessing gives the share of positives; `(c,)` for 'none'
     "Area under the precision-recall curve as a sum of steps, one class against the rest; its mean is mAP."
     average = _area_average(average, preds, targs)
-    scores, truth = _scores(preds, targs, logits)
+    scores, truth = _rank_scores(preds, targs, logits)
     return _mean_area(_pr_area, scores, truth, seen=truth.any(0), average=average, pos_label=pos_label)
 
 # %% ../../nbs/train/02_metrics.ipynb #d051a228
@@ -465,7 +470,7 @@ def brier_score(
 
     It is summed over classes and halved for two; where a picture has several labels it is the mean over all of them.
     """
-    probs, truth = _columns(preds, targs, logits)
+    probs, truth = _per_class(preds, targs, logits)
     d = (probs - truth) ** 2
     return d.mean() if has_several_labels(preds, targs) or d.shape[1] == 2 else d.sum(1).mean()
 
@@ -477,7 +482,7 @@ def calibration_bins(
     logits: bool = True,  # False when preds are probabilities
 ) -> tuple[Tensor, Tensor, Tensor]:  # per bin: mean confidence, share that is right, count; nan where the count is 0
     "Answers sorted into bins by confidence: the highest probability, or with several labels every label's own."
-    probs, truth = _columns(preds, targs, logits)
+    probs, truth = _per_class(preds, targs, logits)
     if has_several_labels(preds, targs):
         conf, right = probs.flatten(), truth.flatten()
     else:
@@ -502,7 +507,7 @@ def calibration_error(
     "Expected calibration error: mean distance between confidence and share of right answers (Naeini 2015, Guo 2017)."
     from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-    probs, truth = _columns(preds, targs, logits)
+    probs, truth = _per_class(preds, targs, logits)
     if has_several_labels(preds, targs):
         return binary_calibration_error(
             probs.flatten(), (truth.flatten() > 0.5).long(), n_bins=n_bins, validate_args=False
@@ -616,7 +621,7 @@ def metric_name(f: Any) -> str:
         return name
     if hasattr(f, '__name__'):
         return f.__name__
-    return re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(f).__name__).lower()
+    return snake_case(type(f).__name__)
 
 # %% ../../nbs/train/02_metrics.ipynb #14480529
 def _options(f: Any) -> str:
@@ -723,7 +728,9 @@ class ByTarget:
         f: Callable,  # a metric with the argument `thresh`
         target: Target,
     ):
-        self.f, self.target, self.__name__ = f, target, f.__name__
+        self.f = f
+        self.target = target
+        self.__name__ = f.__name__
 
     def __call__(
         self,
@@ -739,9 +746,7 @@ def get_metric(
     target: Target | None = None,  # what is predicted; where it has thresholds, the metric decides by them
 ) -> Callable:  # (preds, targs) -> tensor
     "A metric by its name; a `ValueError` with the nearest known name."
-    if name not in METRICS:
-        raise ValueError(f'unknown metric {name!r}{suggest(name, METRICS)}; there are {", ".join(METRICS)}')
-    f = METRICS[name]
+    f = look_up(name, METRICS, 'metric')
     if target is None or not target.decision_args() or 'thresh' not in inspect.signature(f).parameters:
         return f
     return ByTarget(f, target)

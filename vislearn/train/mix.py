@@ -43,7 +43,7 @@ def _batch_rng(learn: Any) -> random.Random:
     return item_rng(seed + STREAM, getattr(learn, 'dl_epoch', learn.epoch), learn.iter)
 
 
-def _whole(t: Tensor) -> Tensor:
+def _whole_batch(t: Tensor) -> Tensor:
     "The batch, of which each process has a part."
     return t if world_size() == 1 else torch.cat(gather_rows(t))
 
@@ -108,7 +108,7 @@ class Mixing(Callback):
         if rng.random() >= self.p:
             return
         learn.yb = learn.yb if learn.yb.is_floating_point() else self._soft(learn)
-        x, y = _whole(learn.xb), _whole(learn.yb)
+        x, y = _whole_batch(learn.xb), _whole_batch(learn.yb)
         learn.xb, learn.yb = _own(*self.mix(x, y, rng), learn.sizes)
         self.mixed = True
 

@@ -456,13 +456,15 @@ def _rate(lr: Any) -> float:
     return rate
 
 
-def _spread(lr: slice, n: int) -> list[float]:
+def _spread_rates(lr: slice, n: int) -> list[float]:
     "The rates of `n` groups that a slice stands for."
     if lr.stop is None:
         raise ValueError('a slice of learning rates needs its end: slice(last) or slice(first, last)')
     last = _rate(lr.stop)
     if lr.start is None:
         return [last / 10] * (n - 1) + [last]
+    if not last:
+        raise ValueError(f'a slice of learning rates ends above 0, got {lr}')
     ratio = _rate(lr.start) / last
     return [last * ratio ** (1 - i / (n - 1)) for i in range(n - 1)] + [last]
 
@@ -482,7 +484,7 @@ def lr_list(
             raise ValueError(f'lr_decay needs one learning rate, that of the last group, not {lr}')
         return [_rate(lr) * lr_decay ** (n - 1 - i) for i in range(n)]
     if isinstance(lr, slice):
-        return _spread(lr, n)
+        return _spread_rates(lr, n)
     if not is_several(lr):
         return [_rate(lr)] * n
     rates = [_rate(o) for o in lr]

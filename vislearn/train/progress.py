@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core import suggest
 from ..progress import MODES, echo, progress_mode, times_shown
+from ..table import html_row
 from .events import Callback
 
 # %% ../../nbs/train/14_progress.ipynb #064b473a
@@ -29,7 +30,7 @@ def format_time(
     return f'{s // 3600}:{s // 60 % 60:02}:{s % 60:02}' if s >= 3600 else f'{s // 60:02}:{s % 60:02}'
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell_text(name: str, value: Any) -> str:
     if name == 'time':
         return format_time(value)
     if isinstance(value, float):
@@ -42,7 +43,7 @@ def table_cells(
 ) -> dict[str, str]:
     "A row as the table shows it, without durations and speeds where these are not wanted."
     hidden = () if times_shown() else ('time', 'img_s', 'wait')
-    return {name: _cell(name, value) for name, value in row.items() if name not in hidden}
+    return {name: _cell_text(name, value) for name, value in row.items() if name not in hidden}
 
 
 def text_row(
@@ -53,17 +54,13 @@ def text_row(
     return '  '.join(f'{cell:<{max(8, len(name))}}' for cell, name in zip(cells, names)).rstrip()
 
 
-def _html_row(tag: str, cells: Iterable[str]) -> str:
-    return '<tr>' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
-
-
 def html_table(
     rows: Sequence[Mapping[str, Any]],  # rows of the history
 ) -> str:
     "The table for a notebook."
     cells = [table_cells(row) for row in rows]
-    head = _html_row('th', cells[0]) if cells else ''
-    return f'<table>{head}{"".join(_html_row("td", row.values()) for row in cells)}</table>'
+    head = html_row('th', cells[0]) if cells else ''
+    return f'<table>{head}{"".join(html_row("td", row.values()) for row in cells)}</table>'
 
 # %% ../../nbs/train/14_progress.ipynb #804e7cf8
 class _HtmlBar:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.layers import evaluating
+
 # %% ../../nbs/train/28_summary.ipynb #e5aae8e2
 class PrettyString(str):
     "A string that is shown as it is, without quotes."
@@ -49,14 +51,12 @@ def layers_of(
 
     leaves = [m for m in model.modules() if not [*m.children()]]
     hooks = [m.register_forward_hook(note) for m in leaves]
-    was = model.training
     try:
-        with torch.no_grad():
-            model.eval()(xb)
+        with torch.no_grad(), evaluating(model):
+            model(xb)
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was)
     return layers
 
 

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ..core import suggest
 from ..progress import echo
 from .events import Callback, CancelFitException
+from .recorder import epoch_value
 from .saving import load_model, save_model
 
 # %% ../../nbs/train/16_tracking.ipynb #0a43d976
@@ -76,15 +76,7 @@ class TrackerCallback(Callback):
 
     def value(self, learn) -> float | None:
         "The number of this epoch; None if the epoch was cut short."
-        if not learn.epoch_complete:
-            return None
-        known = [k for k in learn.row if k not in ('epoch', 'time')]
-        if self.monitor not in known:
-            near = suggest(self.monitor, known)
-            raise ValueError(
-                f'{type(self).__name__}: there is no {self.monitor!r} to monitor{near}; known are {", ".join(known)}'
-            )
-        return learn.row[self.monitor]
+        return epoch_value(learn, self.monitor, self)
 
     def after_epoch(self, learn):
         value = self.value(learn)
@@ -118,6 +110,8 @@ class _Patience(TrackerCallback):
 
     def after_epoch(self, learn):
         super().after_epoch(learn)
+        if not learn.epoch_complete:
+            return  # nothing was measured
         self.wait = 0 if self.new_best else self.wait + 1
         if self.wait >= self.patience:
             self.act(learn)

@@ -52,7 +52,7 @@ def find_lr(
 ) -> Any:  # a named tuple with a rate (or None) for each function
     "Train for `num_it` batches with a rising learning rate, plot the loss, and suggest a rate; everything is put back."
     finder = LRFinder(start_lr, end_lr, num_it, stop_div)
-    n_epoch = num_it // max(len(learn.dls[0]), 1) + 1
+    n_epoch = len(finder.rates) // max(len(learn.dls[0]), 1) + 1
     steering = [cb for cb in learn.cbs if not cb.in_trials]
     with left_as_it_was(learn), learn.removed_cbs(steering):
         learn.fit(n_epoch, start_lr, cbs=finder)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import as_int
 from ..data.loaders import DataLoaders, Loader
 
 # %% ../../nbs/train/29_tta.ipynb #45c7cd9b
@@ -48,7 +49,7 @@ def tta(
             'use get_preds'
         )
     looks = tta_dl(learn.dls, dl, item_tfms, batch_tfms)
-    augs = torch.stack([learn.get_preds(dl=looks)[0] for _ in range(n)])  # (n,items,c)
+    augs = torch.stack([learn.get_preds(dl=looks)[0] for _ in range(as_int(n, 'n', least=1))])  # (n,items,c)
     aug = augs.amax(0) if use_max else augs.mean(0)
     preds, targs = learn.get_preds(dl=dl)
     if use_max:
