@@ -62,6 +62,33 @@ def nbdev(command: str, *args: str, cwd: Path, timeout: int = 1200) -> str:
     return r.stdout + r.stderr
 
 
+class NotebookRunner:
+    "Executes notebooks of copies of the checkout, each in a process of its own (see `notebook_runner.py`)."
+
+    def __init__(self):
+        command = [sys.executable, ROOT / 'tests/notebook_runner.py']
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=quiet_env(Path.home()),
+        )
+
+    def run(self, nb: Path, root: Path) -> None:
+        "Execute `nb` of the copy in `root` in place; an error shows what it printed."
+        printed = root / 'printed.txt'
+        printed.touch()
+        print(json.dumps([str(root), str(nb.relative_to(root)), str(printed)]), file=self.process.stdin, flush=True)
+        status = self.process.stdout.readline().strip()
+        assert status == '0', f'{nb} failed ({status}):\n{printed.read_text(encoding="utf-8")[-9000:]}'
+
+
+@cache
+def notebook_runner() -> NotebookRunner:
+    return NotebookRunner()
+
+
 def read_nb(path: Path) -> dict:
     return json.loads(path.read_text(encoding='utf-8'))
 

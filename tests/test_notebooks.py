@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nbdev.clean import clean_nb
-from nbtools import NOTEBOOKS, ROOT, copy_tree, name_of, nbdev, read_nb, source
+from nbtools import NOTEBOOKS, ROOT, copy_tree, name_of, notebook_runner, read_nb, source
 from PIL import Image
 
 MADE_ON = ROOT / 'tests/outputs_made_on.json'
@@ -38,7 +38,7 @@ def machine() -> dict[str, str]:
 
 def run(nb: Path, root: Path) -> list[dict]:
     "Execute a notebook of the copy in `root` in place, and return its code cells as nbdev-clean leaves them."
-    nbdev('nbdev-test', str(nb.relative_to(root)), '--save', cwd=root)
+    notebook_runner().run(nb, root)
     executed = json.loads(nb.read_text(encoding='utf-8'))
     clean_nb(executed)
     return [c for c in executed['cells'] if c['cell_type'] == 'code']
