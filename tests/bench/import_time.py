@@ -18,7 +18,7 @@ def main() -> None:
     p = parser(__doc__)
     args = p.parse_args()
     if args.quick:
-        args.rounds = 2
+        args.rounds = 1
     columns = {
         'import torch': column('import torch', sys.executable),
         'from vislearn.all import *': column('from vislearn.all import *', sys.executable),
