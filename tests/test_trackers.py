@@ -82,6 +82,20 @@ def test_wandb_run_that_fails_ends_as_failed(wandb):
     assert wandb.runs[0].exit_code == 1 and wandb.run is None
 
 
+def test_wandb_offline_writes_a_file(tmp_path, monkeypatch):
+    wandb = pytest.importorskip('wandb', reason='needs pip install wandb, which the library does not')
+    for name, value in {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_DIR': str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    learn = learner(WandbCallback(project='pets', name='first', every=3, params={'note': 'x'}))
+    learn.fit(2)
+    assert wandb.run is None
+    (file,) = tmp_path.glob('wandb/offline-run-*/run-*.wandb')
+    written = file.read_bytes()
+    assert all(o in written for o in (b'pets', b'first', b'note', b'epoch/valid_loss', b'batch/train_loss'))
+    last = learn.history[-1]['valid_loss']
+    assert str(last).encode()[:12] in written
+
+
 def test_wandb_not_installed_says_how(monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(ImportError, match='pip install wandb'):

@@ -77,8 +77,25 @@ def _join() -> None:
     if torch.cuda.is_available():
         _own_gpu()
         backend = 'cpu:gloo,cuda:nccl'
-    dist.init_process_group(backend)
+    if is_restarted() and local_world_size() == int(os.environ['WORLD_SIZE']):
+        store, own_rank, n = _store_of_attempt()
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=n)
+    else:
+        dist.init_process_group(backend)
     atexit.register(_leave)
+
+
+def _store_of_attempt() -> tuple[Any, int, int]:  # with the rank and the number of processes
+    """Where the processes of this attempt find each other.
+
+    `torchrun` keeps one store for all attempts; in it a process could find the address of one that has died, and be
+    refused (https://github.com/pytorch/pytorch/issues/135712). Several machines may count attempts differently; there
+    the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each attempt a store.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    store, own_rank, n = next(rendezvous('env://'))
+    return dist.PrefixStore(f'attempt {os.environ["TORCHELASTIC_RESTART_COUNT"]}', store), own_rank, n
 
 
 @contextmanager

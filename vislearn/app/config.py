@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'TABLES', 'RUN_KEYS', 'PHASES', 'ConfigError', 'read_config', 'override', 'known_names', 'registered',
-           'import_module', 'find', 'made', 'call', 'check_tables', 'build_data', 'build', 'phases', 'run_phase',
-           'to_python', 'to_toml']
+           'import_module', 'find', 'made', 'call', 'check_tables', 'build_data', 'build', 'phases', 'check_phases',
+           'run_phase', 'to_python', 'to_toml']
 
 # %% ../../nbs/app/02_config.ipynb #31fd0b8f
 import importlib
@@ -95,6 +95,7 @@ def override(
         parsed = tomllib.loads(f'v = {value}')['v']
     except tomllib.TOMLDecodeError:
         parsed = value
+    parsed = _expanded(parsed, place)
     *way, last = place.strip().split('.')
     o: Any = cfg
     for part in way:
@@ -201,15 +202,23 @@ def _module_of(file: Path) -> Any:
 _imported: set[str] = set()  # modules that the caller named
 
 
+def _hint(name: str, key: str) -> str:
+    "The end of a message: the name nearest to one that is unknown, or else the few that its argument takes."
+    names = sorted(registered(key))
+    few = f'; there are {", ".join(names)}' if 0 < len(names) < 30 else ''
+    return _suggest(name, [*names, *known_names()]) or few
+
+
 def find(
     name: str,  # 'Resize', or 'mymodule.MyTransform' after import_module
     where: str,  # position in the configuration, for the message
+    key: str = '',  # the argument that it is for, for the message
 ) -> Any:
     "The class or function with this name."
     module, _, attribute = name.rpartition('.')
     if not module:
         if name not in known_names():
-            raise ConfigError(f'{where}: there is no {name!r}{_suggest(name, known_names())}')
+            raise ConfigError(f'{where}: there is no {name!r}{_hint(name, key)}')
         return known_names()[name]
     if module in known_names():  # a constructor such as Normalize.from_stats
         owner = known_names()[module]
@@ -237,7 +246,7 @@ def made(
     if isinstance(o, list):
         return [made(v, f'{where}.{i}', key) for i, v in enumerate(o)]
     if isinstance(o, str) and key in OBJECTS and o not in registered(key):
-        found = find(o, where)
+        found = find(o, where, key)
         return call(found, {}, where) if _is_called(o, found) else found
     return o
 
@@ -262,7 +271,7 @@ def _made_table(name: str, kwargs: dict[str, Any], where: str, key: str) -> Any:
         return partial(metric, **kwargs)
     if name in registered(key):  # an optimizer or a schedule: its name, with its arguments
         return (name, kwargs) if kwargs else name
-    return call(find(name, where), kwargs, where)
+    return call(find(name, where, key), kwargs, where)
 
 
 def call(
@@ -286,7 +295,7 @@ def _check_arguments(f: Callable, kwargs: Mapping[str, Any], where: str) -> None
         return
     for k in kwargs:
         if k not in params:
-            raise ConfigError(f'{where}: {_title(f)} has no argument {k!r}{_suggest(k, params)}')
+            raise ConfigError(f'{where}: {_title(f)} has no argument {k!r}{_suggest(k, [*params, "type"])}')
 
 
 def _title(f: Callable) -> str:
@@ -381,6 +390,30 @@ def phases(
     return [dict(o) for o in (fit if isinstance(fit, list) else [fit])]
 
 
+def _phase_of(
+    table: Mapping[str, Any],
+    where: str,
+) -> tuple[str, dict[str, Any]]:
+    "The method of a learner that a phase names, and its arguments."
+    arguments = dict(table)
+    method = arguments.pop('type', 'fine_tune')
+    if method not in PHASES:
+        near = _suggest(method, PHASES)
+        raise ConfigError(f'{where}: there is no type {method!r}{near}; there are {", ".join(PHASES)}')
+    return method, arguments
+
+
+def check_phases(
+    cfg: Mapping[str, Any],
+) -> None:
+    "Refuse phases that mean nothing, and arguments that they do not take, before the first one has begun."
+    from vislearn.learner import Learner
+
+    for i, table in enumerate(phases(cfg)):
+        method, arguments = _phase_of(table, f'fit.{i}')
+        _check_arguments(getattr(Learner, method), arguments, f'fit.{i}')
+
+
 def run_phase(
     learn: Any,  # a Learner
     table: Mapping[str, Any],  # of one phase
@@ -388,15 +421,11 @@ def run_phase(
     cbs: Sequence[Any] = (),  # callbacks beside those of the table
 ) -> None:
     "Carry out one phase of a configuration."
-    table = dict(table)
-    method = table.pop('type', 'fine_tune')
-    if method not in PHASES:
-        near = _suggest(method, PHASES)
-        raise ConfigError(f'{where}: there is no type {method!r}{near}; there are {", ".join(PHASES)}')
+    method, arguments = _phase_of(table, where)
     added = list(cbs) if 'freeze' not in method else []
     learn.add_cbs(added)
     try:
-        call(getattr(learn, method), table, where)
+        call(getattr(learn, method), arguments, where)
     finally:
         learn.remove_cbs(added)
 
@@ -482,14 +511,23 @@ def to_toml(
     for name, table in cfg.items():
         for o in table if isinstance(table, list) else [table]:
             out.append(f'[[{name}]]' if isinstance(table, list) else f'[{name}]')
-            out += [f'{k} = {_toml(v)}' for k, v in o.items() if v is not None]
+            out += _pairs(o)
             out.append('')
     return '\n'.join(out)
 
 
+def _pairs(table: Mapping[Any, Any]) -> list[str]:
+    "The lines of a table; a name that is no bare key of TOML, such as a label with a blank in it, is quoted."
+    named = {str(k): v for k, v in table.items() if v is not None}
+    return [f'{k if _BARE.fullmatch(k) else _toml(k)} = {_toml(v)}' for k, v in named.items()]
+
+
+_BARE = re.compile(r'[A-Za-z0-9_-]+')
+
+
 def _toml(o: Any) -> str:
     if isinstance(o, dict):
-        return '{' + ', '.join(f'{k} = {_toml(v)}' for k, v in o.items() if v is not None) + '}'
+        return f'{{{", ".join(_pairs(o))}}}'
     if isinstance(o, (list, tuple)):
         return '[' + ', '.join(map(_toml, o)) + ']'
     if isinstance(o, bool):

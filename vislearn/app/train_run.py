@@ -17,6 +17,7 @@ from vislearn.app.config import (
     PHASES,
     ConfigError,
     build,
+    check_phases,
     check_tables,
     import_module,
     made,
@@ -30,6 +31,7 @@ from vislearn.app.config import (
 from .report import number_text, validation_numbers, write_report
 
 # %% ../../nbs/app/04_train_run.ipynb #4cf6828f
+_TABLES, _LISTS = ('.csv', '.tsv'), ('.txt', '.lst')  # suffixes
 _TRAIN, _VALID = ('train', 'training'), ('valid', 'val', 'validation', 'test')
 
 
@@ -50,14 +52,16 @@ def guess_data(
         if train and valid:
             return {'type': 'from_folder', 'path': data, 'train': train, 'valid': valid}
         if len(names) < 2:
+            lists = sorted(str(o) for o in path.iterdir() if o.suffix.lower() in _TABLES + _LISTS)
+            there = f'; or give the table or the list of its pictures: {", ".join(lists[:5])}' if lists else ''
             raise ConfigError(
-                f'{data} holds {len(names)} folders: give one sub-folder for each label, or train/ and valid/'
+                f'{data} holds {len(names)} folders: give one sub-folder for each label, or train/ and valid/{there}'
             )
         return {'type': 'from_folder', 'path': data, **split}
     suffix = path.suffix.lower()
-    if suffix in ('.csv', '.tsv'):
+    if suffix in _TABLES:
         return {'type': 'from_csv', 'path': str(path.parent), 'csv_fname': path.name, **split}
-    if suffix in ('.txt', '.lst'):
+    if suffix in _LISTS:
         return {'type': 'from_list_file', 'path': str(path.parent), 'fname': path.name, **split}
     raise ConfigError(
         f'{data} is neither a folder, a table (.csv), a list (.txt) nor a configuration (.toml, .yaml, .json)'
@@ -150,11 +154,11 @@ def planned_epochs(
 def train(
     data: str,  # a folder, a .csv table, a .txt list, or a configuration (.toml, .yaml, .json)
     out: Path | None = None,  # the run folder; runs/NAME if not given
-    arch: str | None = None,  # network, by its timm or torchvision name
-    size: int | None = None,  # pixels
-    epochs: int | None = None,
-    bs: int | None = None,  # pictures per batch
-    lr: str | None = None,  # learning rate, or auto to search for it
+    arch: str | None = None,  # network, by its timm or torchvision name; efficientnet_lite0 if not given
+    size: int | None = None,  # pixels; by the size of the pictures if not given
+    epochs: int | None = None,  # by the number of pictures if not given
+    bs: int | None = None,  # pictures per batch; by the number of pictures if not given
+    lr: str | None = None,  # learning rate, or auto to search for it; the default of the method if not given
     seed: int = 42,
     set: str = '',  # changes of a configuration, separated by ; or each after -o: -o fit.epochs=3
     imports: str = '',  # modules (or .py files, also beside the configuration) that it names; or each after --import
@@ -169,7 +173,7 @@ def train(
 
     It holds config.toml, log.jsonl, history.csv, checkpoints, export.pkl with its card, and report.html.
     """
-    from vislearn.distrib import is_launched, is_main, is_restarted, launch, on_rank0, together
+    from vislearn.distrib import any_rank, is_launched, is_main, is_restarted, launch, on_rank0, together
 
     _import(imports, data)
     cfg, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
@@ -186,6 +190,7 @@ def train(
         folder = folder.with_name(folder.name + '-dry-run')
     resume = resume or about.get('resume', False) or is_restarted() and (folder / 'config.toml').exists()
     with together():
+        resume = any_rank(resume)  # where there are several machines, torchrun may count restarts of one of them only
         is_writer = is_main()
         on_rank0(_prepare, folder, resume, force or dry_run)
         on_rank0(_note_choices, folder, cfg, said)
@@ -249,6 +254,7 @@ def _configuration(
     for change in filter(str.strip, changes.split(';')):
         override(cfg, change.strip())
     check_tables(cfg)
+    check_phases(cfg)
     return cfg, said
 
 
@@ -457,6 +463,7 @@ def show(
     _import(imports, config)
     cfg = read_config(config, [o.strip() for o in set.split(';') if o.strip()])
     check_tables(cfg)
+    check_phases(cfg)
     print(to_python(cfg) if python else to_toml(cfg), end='')
 
 
@@ -516,7 +523,10 @@ def models(
     from vislearn.models.names import list_models
 
     for pattern in patterns or ('*',):
-        print('\n'.join(list_models(pattern)))
+        found = list_models(pattern)
+        if not found:
+            raise ConfigError(f"no network has a name like {pattern!r}; such as '*net*' lists what has net in it")
+        print('\n'.join(found))
 
 
 def _quick(data: str) -> dict[str, Any]:

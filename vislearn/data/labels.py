@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parent_label', 'FolderLabeller', 'RegexLabeller', 'using_attr', 'InTurn', 'ItemGetter', 'AttrGetter', 'is_missing',
-           'elements_of', 'plain_label', 'read_col', 'split_labels', 'ColReader']
+           'elements_of', 'plain_label', 'distinct', 'read_col', 'split_labels', 'ColReader']
 
 # %% ../../nbs/data/05_labels.ipynb #518ad394
 import datetime
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def parent_label(o: str | Path) -> str:
     return name
 
 # %% ../../nbs/data/05_labels.ipynb #5c9c1f1d
+@lru_cache(2**16)
+def _folders_between(path: str, folder: str) -> tuple[str, ...] | None:
+    "The folders from `path` down to `folder`, found once for all files in it; None where it is not below."
+    inner = Path(folder)
+    return inner.relative_to(path).parts if inner.is_relative_to(path) else None
+
+
 @dataclass(frozen=True)
 class FolderLabeller:
     """The first folder below `path` that a file is in, however deep it lies; below one of `splits`, the next one.
@@ -47,7 +55,7 @@ class FolderLabeller:
     splits: tuple[str, ...] = ()  # names of folders that are not labels, such as 'train' and 'valid'
 
     def __call__(self, o: str | Path) -> str:
-        if not Path(o).is_relative_to(self.path):
+        if not self.holds(o):
             return parent_label(o)
         folders = self.folders(o)
         if not folders:
@@ -56,8 +64,17 @@ class FolderLabeller:
 
     def folders(self, o: str | Path) -> tuple[str, ...]:
         "The folders between the data set and a file, without those that are splits."
-        folders = Path(o).relative_to(self.path).parts[:-1]
+        folders = self._between(o)
+        if folders is None:
+            raise ValueError(f'{str(o)!r} is not below {str(self.path)!r}')
         return folders[1:] if folders and folders[0] in self.splits else folders
+
+    def holds(self, o: str | Path) -> bool:
+        "Is a file below `path`?"
+        return self._between(o) is not None
+
+    def _between(self, o: str | Path) -> tuple[str, ...] | None:
+        return _folders_between(os.fspath(self.path), os.path.dirname(o))
 
     @classmethod
     def of(
@@ -233,6 +250,20 @@ def plain_label(
     if type(o).__name__ in _AS_TEXT:
         return str(o)
     raise TypeError(f'the label {o!r} is a {type(o).__name__}, which has no plain form; give text or a number')
+
+# %% ../../nbs/data/05_labels.ipynb #6c1027ff
+def distinct(
+    labels: Sequence[Any],
+) -> Sequence[Any]:
+    """Each label once, in order of appearance, where all are text or all are whole numbers; others as they are.
+
+    What is found out about these is true of all, without looking at a million labels of ten classes one by one.
+
+    >>> distinct(['cat', 'dog', 'cat']), distinct([0.5, 0.5])
+    (['cat', 'dog'], [0.5, 0.5])
+    """
+    kinds = set(map(type, labels))
+    return list(dict.fromkeys(labels)) if len(kinds) == 1 and kinds <= {str, int, bool} else labels
 
 # %% ../../nbs/data/05_labels.ipynb #f6567cbc
 def _column_names(row: Any) -> list:

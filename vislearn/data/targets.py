@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core import as_tensor, look_up, suggest
 from .answers import Answer, CategoryAnswer, MultiCategoryAnswer, PointsAnswer, RegressionAnswer
 from .label_errors import LabelErrors, errors_of_one_label, errors_of_several_labels
-from .labels import elements_of, is_missing, plain_label
+from .labels import distinct, elements_of, is_missing, plain_label
 
 # %% ../../nbs/data/12_targets.ipynb #58d84f98
 class Target:
@@ -396,6 +396,8 @@ def _check_each(labels: Sequence[Any], check: Callable[[Any], Any]) -> list[Any]
 
 def _check_present(labels: Sequence[Any]) -> None:
     "A `LabelError` about the first training item that has no label."
+    if not any(map(is_missing, distinct(labels))):
+        return
     for i, label in enumerate(labels):
         if is_missing(label):
             raise LabelError(f'training item {i} has no label (got {label!r})', i)
@@ -507,7 +509,7 @@ class Category(_Labels):
         if not self.given:
             if not self.add_na:
                 _check_present(labels)
-            known = [o for o in labels if not is_missing(o)]
+            known = [o for o in distinct(labels) if not is_missing(o)]
             _check_each(known, plain_label)
             self._set_vocab(Vocab.of(known, self.sort))
         if self.c == 1:
@@ -532,7 +534,12 @@ class Category(_Labels):
         return torch.tensor(self._index(label), device='cpu')
 
     def encode_all(self, labels):  # (n,) int64
-        return torch.tensor([self._index(o) for o in labels], dtype=torch.long, device='cpu')
+        some = distinct(labels)
+        positions = [self._index(o) for o in some]
+        if some is not labels:
+            of = dict(zip(some, positions))
+            positions = [of[o] for o in labels]
+        return torch.tensor(positions, dtype=torch.long, device='cpu')
 
     def decode(self, y):
         return self.vocab[int(y)]
@@ -982,7 +989,7 @@ def guess_target(
     labels: Iterable[Any],
 ) -> tuple[type[Target], str]:  # the class, and what should be said about the guess: often nothing
     "The kind of target that all these labels together suggest."
-    labels = list(labels)
+    labels = distinct(list(labels))
     lists = [o for o in map(elements_of, labels) if o is not None]
     if any(len(o) != 1 for o in lists):
         return MultiCategory, ''

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..core import Transform
 from ..data.normalize import Normalize
 from ..data.targets import Category, Target
+from ..distrib import gather
 from ..models.body import main_output, pooled
 from ..models.fold import Folded
 from ..models.vision_model import VisionModel
@@ -27,6 +28,7 @@ from .features import FeatureLoaders
 from .loop import TrainLoop
 from .precision import PRECISIONS, resolve_precision
 from .randomness import OwnRandom
+from .ranks import share_gradients
 
 # %% ../../nbs/train/25_distill.ipynb #ac8e64a2
 def _learner_of(export: Path) -> TrainLoop:
@@ -182,7 +184,8 @@ class Projection:
         self.opt = torch.optim.Adam(self.layer.parameters(), lr=lr)
 
     def step(self) -> None:
-        "Learn from the gradients of the student's step."
+        "Learn from the gradients of the student's step, in several processes from those of all."
+        share_gradients(self.layer.parameters())
         grads = [p.grad for p in self.layer.parameters() if p.grad is not None]
         if grads and all(bool(g.isfinite().all()) for g in grads):
             self.opt.step()
@@ -242,6 +245,7 @@ class Distill(Callback):
         self.target: Target = Category()
         self.kept: KeptAnswers | None = None
         self.projection: Projection | None = None
+        self.all_have_projection = False  # of several processes
         self.unmixed: Tensor | None = None  # the batch as the loader gave it
         self.body_out: Tensor | None = None  # of the student
         self.hook: Any = None
@@ -301,8 +305,19 @@ class Distill(Callback):
         learn.loss = loss
 
     def after_step(self, learn):
+        if self.features and not self.all_have_projection:
+            self._make_projection_everywhere(learn.device)
         if self.projection is not None:
             self.projection.step()
+
+    def _make_projection_everywhere(self, device: torch.device) -> None:
+        "A process that had no picture so far gets the projection that the others begin with."
+        own = None if self.projection is None else self.projection.layer.weight.shape
+        known = [o for o in gather(own) if o is not None]
+        if self.projection is None and known:
+            n_out, n_in = known[0]
+            self.projection = Projection(n_in, n_out, device)
+        self.all_have_projection = bool(known)
 
     def answers(
         self,

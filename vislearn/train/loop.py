@@ -650,7 +650,8 @@ class TrainLoop(CallbackHost):
         return torch.autocast(self.device.type, PRECISIONS[self._amp]) if self._amp != 'fp32' else nullcontext()
 
     def _predict(self) -> Tensor:
-        depthwise = DepthwiseIn32() if self.training and self._amp == 'bf16' else nullcontext()
+        is_slow = self.training and self._amp == 'bf16' and self.device.type == 'cpu'
+        depthwise = DepthwiseIn32() if is_slow else nullcontext()
         is_synced = self.sync_bn and self.training and len(self.sizes) > 1 and 0 not in self.sizes
         with self._autocast(), depthwise, SyncedNorms() if is_synced else nullcontext():
             chosen_for = kind_of_batch(self.xb), is_watched(self.model)
