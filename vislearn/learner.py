@@ -214,9 +214,20 @@ def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
     body = f'{top / r.lr_mult:.2g}'
     if r.spread_lrs:
         body += ' and up'
-    frozen = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
     full = f'{_count(epochs, "epoch")} of all layers (head {top:.2g}, body {body})'
+    if not r.freeze_epochs:
+        return f'fine_tune: {", ".join(facts)}; {full}'
+    frozen = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
     return f'fine_tune: {", ".join(facts)}; {frozen}, then {full}'
+
+
+def _thawed_early(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
+    "Where an epoch is long enough for a new head to settle in, all layers learn in the frozen epochs too."
+    train = dls[0]
+    n_steps = len(train) if hasattr(train, '__len__') else 0
+    if r.frozen_max_steps is None or n_steps <= r.frozen_max_steps or not epochs:
+        return r, epochs
+    return replace(r, freeze_epochs=0), epochs + r.freeze_epochs
 
 # %% ../nbs/10_learner.ipynb #daf2492f
 class Learner(TrainLoop):
@@ -503,13 +514,19 @@ class Learner(TrainLoop):
         reset_opt: bool = False,  # changes nothing here: freezing and unfreezing make new optimizers
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
     ) -> None:
-        "Teach a pretrained network new classes: first only the new head learns, then all layers, early ones slowest."
+        """Teach a pretrained network new classes: first only the new head learns, then all layers, early ones slowest.
+
+        Where an epoch has more steps than the recipe's `frozen_max_steps`, all layers learn from the start, for as many
+        epochs in all; `freeze_epochs` given decides otherwise.
+        """
         epochs = as_int(epochs, 'epochs', least=0)
         given = dict(base_lr=base_lr, lr_mult=lr_mult, pct_start=pct_start, div=div, div_final=div_final)
         changes: dict[str, Any] = {k: as_float(v, k) for k, v in given.items() if v is not None}
         if freeze_epochs is not None:
             changes['freeze_epochs'] = as_int(freeze_epochs, 'freeze_epochs', least=0)
         r = replace(self.recipe, **changes)
+        if freeze_epochs is None:
+            r, epochs = _thawed_early(r, epochs, self.dls)
         kept = {k: getattr(r, k) for k in [*given, 'freeze_epochs']}  # so that `resume` asks no recipe
         call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, **kept))
         if self.recipe != get_recipe('fastai') and self.resuming is None:

@@ -30,6 +30,7 @@ class Recipe:
     spread_lrs: bool = True  # rates of the layers in between rise evenly; if not, the whole body has the earliest's
     # the frozen phase: only the head learns
     freeze_epochs: int = 1
+    frozen_max_steps: int | None = None  # in longer epochs all layers learn from the start; None: never
     frozen_pct_start: float = 0.99  # 0-1, share of the phase in which the rate rises
     frozen_div: float = 25.0  # the first rate is the highest over this
     # the phase in which all layers learn
@@ -72,6 +73,7 @@ RECIPES: dict[str, Recipe] = {
         full_lr_share=0.25,
         lr_mult=5.0,
         spread_lrs=False,
+        frozen_max_steps=20,
         train_bn=False,
         bn_momentum=0.0,
         ps=0.0,

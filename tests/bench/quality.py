@@ -44,6 +44,7 @@ VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `
     slower_body=dict(fit=dict(lr_mult=40.0)),
     plain_features=dict(first_bn=False),  # the linear layer sees the features as they are
     dropout=dict(ps=0.3),
+    frozen_epoch=dict(fit=dict(freeze_epochs=1)),
     no_frozen_epoch=dict(fit=dict(freeze_epochs=0)),
     all_layers_at_once=dict(fit=dict(freeze_epochs=0), more=1),  # as many epochs as with a frozen one
 )
