@@ -77,7 +77,7 @@ def _demo_loaders(path: Path, size: int, seed: int) -> Any:
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
         get_items=lambda _: files,
-        splitter=RandomSplitter(seed=seed),
+        splitter=RandomSplitter(valid_pct=0.3, seed=seed),  # 90 pictures: one more or less is .011 in the error
         get_y=parent_label,
         item_tfms=RandomResizedCrop(size, min_scale=0.35),
         batch_tfms=aug_transforms(),
