@@ -18,7 +18,7 @@ TOLERANCE = 0.02
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory) -> Path:
-    "A folder with export.pkl, model.onnx and thirty pictures, five of them broken."
+    "A folder with two models, each as an export and as ONNX, and thirty pictures, five of them broken."
     import torch
 
     from vislearn.collect.samples import sample_data
@@ -26,7 +26,7 @@ def exported(tmp_path_factory) -> Path:
     from vislearn.data.loaders import BatchPipeline
     from vislearn.data.normalize import Normalize, imagenet_stats
     from vislearn.data.resize import ItemPipeline, Resize
-    from vislearn.data.targets import Category
+    from vislearn.data.targets import Category, MultiCategory
     from vislearn.deploy.bundle import save_bundle
     from vislearn.deploy.onnx import write_onnx
     from vislearn.deploy.predictor import load_predictor
@@ -39,6 +39,7 @@ def exported(tmp_path_factory) -> Path:
         net.head[-1].weight *= 10  # an untrained network that has opinions
     tfms = ItemPipeline(Resize(64)).valid(), BatchPipeline(Normalize.from_stats(*imagenet_stats))
     save_bundle(folder / 'export.pkl', net, Category(['a', 'b', 'c']), *tfms)
+    save_bundle(folder / 'several.pkl', net, MultiCategory(['a', 'b', 'c']), *tfms)
     good = sorted(sample_data(clean=True).glob('*/*'))[::12][:25]
     broken = [b'', b'<html>', good[0].read_bytes()[:200], b'\x89PNG\r\n\x1a\n' + b'x' * 50, b'GIF89a']
     (folder / 'pictures').mkdir()
@@ -46,88 +47,191 @@ def exported(tmp_path_factory) -> Path:
         (folder / f'pictures/{i:02d}{f.suffix}').write_bytes(f.read_bytes())
     for i, data in enumerate(broken):
         (folder / f'pictures/broken{i}.jpg').write_bytes(data)
-    write_onnx(load_predictor(folder / 'export.pkl'), folder / 'model.onnx', good, force=True)
+    for export, file in (('export.pkl', 'model.onnx'), ('several.pkl', 'several.onnx')):
+        write_onnx(load_predictor(folder / export), folder / file, good, force=True)
     return folder
 
 
 @pytest.fixture(scope='module')
-def truth(exported) -> list[dict]:
+def whole(exported) -> dict[str, list[dict]]:
+    "What Python answers with each export, with every probability."
     from vislearn.deploy.predictor import load_predictor
 
-    return list(load_predictor(exported / 'export.pkl').records(sorted(map(str, (exported / 'pictures').iterdir()))))
+    names = sorted(map(str, (exported / 'pictures').iterdir()))
+    return {
+        o: list(load_predictor(exported / o).records(names, logits=True, bar=False))
+        for o in ('export.pkl', 'several.pkl')
+    }
 
 
-def agree(ours: list[dict], theirs: list[dict], tolerance: float, named: bool = True) -> None:
-    assert len(ours) == len(theirs) == 30 and sum('error' in o for o in ours) == 5
-    for a, b in zip(ours, theirs):
+@pytest.fixture(scope='module')
+def truth(whole) -> list[dict]:
+    return [{k: v for k, v in o.items() if k != 'logits'} for o in whole['export.pkl']]
+
+
+CASES = [  # an export, the same model as ONNX, and what is asked of it
+    ('export.pkl', 'model.onnx', {}),
+    ('export.pkl', 'model.onnx', {'topk': 2, 'logits': True}),
+    ('several.pkl', 'several.onnx', {}),
+    ('several.pkl', 'several.onnx', {'topk': 1, 'threshold': 0.2}),
+]
+
+
+def agree(
+    whole: list[dict],  # what Python answers, with all probabilities and logits
+    found: list[dict],
+    tolerance: float,
+    topk: int = 3,
+    threshold: float = 0.5,
+    logits: bool = False,
+    named: bool = True,
+) -> None:
+    assert len(whole) == len(found) == 30 and sum('error' in o for o in found) == 5
+    for a, b in zip(whole, found):
         assert not named or a['item'] == b['item']
-        assert list(a) == list(b), (a, b)
+        assert list(b) == [k for k in a if k != 'logits' or logits], (a, b)
         if 'error' in a:
-            assert a['error']['kind'] == b['error']['kind']
+            assert a['error']['kind'] == b['error']['kind'] and b['error']['message']
             continue
-        assert a['probs'].keys() == b['probs'].keys()
-        assert max(abs(a['probs'][k] - b['probs'][k]) for k in a['probs']) <= tolerance
-        first, second, _ = a['probs'].values()
-        assert a['label'] == b['label'] or first - second <= tolerance
+        probs, given = a['probs'], list(b['probs'].values())
+        assert given == sorted(given, reverse=True)
+        assert set(b['probs']) == {*list(b['probs'])[:topk], *b.get('labels', [])} and len(given) >= topk
+        assert max(abs(probs[k] - v) for k, v in b['probs'].items()) <= tolerance
+        left_out = [v for k, v in probs.items() if k not in b['probs']]
+        assert max(left_out, default=0) <= given[topk - 1] + tolerance
+        if 'label' in a:
+            assert probs[b['label']] >= max(probs.values()) - tolerance and b['index'] == 'abc'.index(b['label'])
+        else:
+            clear = {k for k, v in probs.items() if abs(v - threshold) > tolerance}
+            assert clear & set(b['labels']) == {k for k in clear if probs[k] > threshold}
+            assert b['indices'] == ['abc'.index(o) for o in b['labels']]
+        if logits:
+            assert max(abs(x - y) for x, y in zip(a['logits'], b['logits'], strict=True)) <= 20 * tolerance
+
+
+@pytest.mark.parametrize('export, onnx, asked', CASES)
+def test_python(exported, whole, export, onnx, asked):
+    from vislearn.deploy.predictor import load_predictor
+
+    names = [o['item'] for o in whole[export]]
+    agree(whole[export], list(load_predictor(exported / export).records(names, bar=False, **asked)), 1e-6, **asked)
 
 
 @pytest.mark.parametrize('model, tolerance', [('export.pkl', 1e-5), ('model.onnx', TOLERANCE)])
-def test_command_line(exported, truth, model, tolerance):
+def test_command_line(exported, whole, model, tolerance):
     code = 'import sys; from vislearn.app.cli import main; sys.exit(main())'
-    command = [
-        sys.executable,
-        '-c',
-        code,
-        'predict',
-        exported / model,
-        exported / 'pictures',
-        '--out',
-        exported / 'out.jsonl',
-    ]
+    args = ['predict', exported / model, exported / 'pictures', '--out', exported / 'out.jsonl']
     r = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, 'PYTHONPATH': str(ROOT)}
-    )
-    assert r.returncode == 3, r.stderr  # done, but some items could not be used
-    assert 'Traceback' not in r.stderr and r.stderr.count('broken') >= 5
-    agree(truth, [json.loads(o) for o in (exported / 'out.jsonl').read_text().splitlines()], tolerance)
-
-
-@pytest.mark.parametrize('model, tolerance', [('export.pkl', 1e-5), ('model.onnx', TOLERANCE)])
-def test_http(exported, truth, model, tolerance):
-    from fastapi.testclient import TestClient
-
-    from vislearn.app.predict import open_engine
-    from vislearn.deploy.serve import ServeOptions, make_app
-
-    files = [Path(o['item']) for o in truth]
-    with TestClient(make_app(open_engine(exported / model), ServeOptions())) as client:
-        sent = [('file', (f.name, f.read_bytes())) for f in files]
-        together = client.post('/predict_batch', files=sent)
-        alone = [client.post('/predict', content=f.read_bytes()) for f in files]
-    assert together.status_code == 200 and [o['item'] for o in together.json()] == [f.name for f in files]
-    agree(truth, together.json(), tolerance, named=False)
-    agree(truth, [o.json() for o in alone], tolerance, named=False)
-    assert [o.status_code for o in alone] == [415 if 'error' in o else 200 for o in truth]
-
-
-def test_runtime_without_torch(exported, truth):
-    code = f"""import sys
-for name in ('torch', 'torchvision', 'timm', 'fastcore', 'matplotlib', 'requests'):
-    sys.modules[name] = None
-import json
-from vislearn.deploy.records import read_items, to_json
-from vislearn.deploy.runtime import OnnxPredictor
-for o in OnnxPredictor({str(exported / 'model.onnx')!r}).records(read_items([{str(exported / 'pictures')!r}])):
-    print(to_json(o))"""
-    r = subprocess.run(
-        [sys.executable, '-c', code],
+        [sys.executable, '-c', code, *args],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
     )
+    assert r.returncode == 3, r.stderr  # done, but some items could not be used
+    assert 'Traceback' not in r.stderr and r.stderr.count('broken') >= 5
+    found = [json.loads(o) for o in (exported / 'out.jsonl').read_text().splitlines()]
+    agree(whole['export.pkl'], found, tolerance)
+
+
+@pytest.mark.parametrize('export, onnx, asked', CASES)
+def test_options_of_the_command_line(exported, whole, capsys, export, onnx, asked):
+    from vislearn.app.cli import main
+
+    words = [w for k, v in asked.items() for w in ([f'--{k}'] if v is True else [f'--{k}', str(v)])]
+    for model, tolerance in ((export, 1e-5), (onnx, TOLERANCE)):
+        assert main(['predict', str(exported / model), str(exported / 'pictures'), *words]) == 3
+        found = [json.loads(o) for o in capsys.readouterr().out.splitlines()]
+        agree(whole[export], found, tolerance, **asked)
+
+
+@pytest.mark.parametrize('export, onnx, asked', CASES)
+def test_http(exported, whole, export, onnx, asked):
+    from fastapi.testclient import TestClient
+
+    from vislearn.app.predict import open_engine
+    from vislearn.deploy.serve import ServeOptions, make_app
+
+    truth = whole[export]
+    files = [Path(o['item']) for o in truth]
+    query = {k: 1 if v is True else v for k, v in asked.items()}
+    for model, tolerance in ((export, 1e-5), (onnx, TOLERANCE)):
+        with TestClient(make_app(open_engine(exported / model), ServeOptions())) as client:
+            sent = [('file', (f.name, f.read_bytes())) for f in files]
+            together = client.post('/predict_batch', files=sent, params=query)
+            alone = [client.post('/predict', content=f.read_bytes(), params=query) for f in files]
+        assert together.status_code == 200 and [o['item'] for o in together.json()] == [f.name for f in files]
+        agree(truth, together.json(), tolerance, **asked, named=False)
+        agree(truth, [o.json() for o in alone], tolerance, **asked, named=False)
+        assert [o.status_code for o in alone] == [415 if 'error' in o else 200 for o in truth]
+
+
+WITHOUT = """import sys
+for name in ('torch', 'torchvision', 'timm', 'fastcore', 'torchmetrics', 'matplotlib', 'requests'):
+    sys.modules[name] = None
+"""
+
+
+def run_without_torch(code: str, *args: object) -> subprocess.CompletedProcess:
+    "A process where neither PyTorch nor most other packages can be imported."
+    return subprocess.run(
+        [sys.executable, '-c', WITHOUT + code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+
+
+def test_runtime_without_torch(exported, whole):
+    code = """import json
+from vislearn.deploy.records import read_items, to_json
+from vislearn.deploy.runtime import OnnxPredictor
+folder, *cases = sys.argv[1:]
+for case in cases:
+    model, asked = json.loads(case)
+    print(to_json(list(OnnxPredictor(f'{folder}/{model}').records(read_items([f'{folder}/pictures']), **asked))))"""
+    r = run_without_torch(code, exported, *(json.dumps([onnx, asked]) for _, onnx, asked in CASES))
     assert r.returncode == 0, r.stderr
-    agree(truth, [json.loads(o) for o in r.stdout.splitlines()], TOLERANCE)
+    for (export, _, asked), found in zip(CASES, r.stdout.splitlines(), strict=True):
+        agree(whole[export], json.loads(found), TOLERANCE, **asked)
+
+
+def test_evaluate_counts_the_same_with_and_without_torch(exported, whole, tmp_path, capsys):
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    from vislearn.app.cli import main
+
+    good = [o for o in whole['export.pkl'] if 'error' not in o]
+    targs = ['abc'[i % 3] for i in range(len(good))]
+    for record, label in zip(good, targs):
+        (tmp_path / 'data' / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'data' / label / Path(record['item']).name).write_bytes(Path(record['item']).read_bytes())
+    (tmp_path / 'data/a/broken.jpg').write_bytes(b'<html>')
+    assert main(['evaluate', str(exported / 'export.pkl'), str(tmp_path / 'data'), '--json-only', '--topk', '2']) == 3
+    ours = json.loads(capsys.readouterr().out)
+    given = [o['label'] for o in good]
+    assert ours['confusion']['counts'] == confusion_matrix(targs, given, labels=['a', 'b', 'c']).tolist()
+    wanted = precision_recall_fscore_support(targs, given, labels=['a', 'b', 'c'], zero_division=0)
+    for key, values in zip(('precision', 'recall', 'f1', 'support'), wanted):
+        assert [o[key] for o in ours['labels']] == pytest.approx(values.tolist())
+    probs = [[o['probs'][k] for k in 'abc'] for o in good]
+    probs = [[p / sum(row) for p in row] for row in probs]  # to the last digit, as scikit-learn wants it
+    assert ours['loss'] == pytest.approx(log_loss(targs, probs, labels=['a', 'b', 'c']), abs=1e-5)
+    among = [label in sorted('abc', key=o['probs'].get)[1:] for o, label in zip(good, targs)]
+    assert ours['top_2_accuracy'] == pytest.approx(sum(among) / len(among))
+
+    code = """from pathlib import Path
+from vislearn.app.predict import evaluate
+sys.exit(evaluate(*sys.argv[1:3], out=Path(sys.argv[3]), json_only=True))"""
+    out = tmp_path / 'evaluation'
+    r = run_without_torch(code, exported / 'model.onnx', tmp_path / 'data', out)
+    assert r.returncode == 3 and 'confusion.png and calibration.png are left out' in r.stderr, r.stderr
+    theirs = json.loads(r.stdout)
+    assert theirs == json.loads((out / 'evaluation.json').read_text()) and (out / 'confusion.csv').exists()
+    assert theirs['items'] == ours['items'] == 25 and len(theirs['failed']) == 1
+    assert theirs['loss'] == pytest.approx(ours['loss'], abs=5 * TOLERANCE)
+    assert theirs['calibration_error'] == pytest.approx(ours['calibration_error'], abs=5 * TOLERANCE)
 
 
 def test_resume_goes_on_with_a_half_written_file(exported, truth):

@@ -2,7 +2,8 @@
 
     python tests/bench/serving.py [--quick] [--seconds 60] [--model FILE] [--data FOLDER]
 
-For each engine: pictures per second of decoding and predicting in batches, without a server (*bare*); answers per second that 16 clients get (*served*); then
+For each engine: pictures per second of decoding and predicting in batches, without a server (*bare*); answers per second that 16 clients get (*served*); what a picture
+costs in milliseconds of a processor without a server, and with it in the server and in the clients; then
 four times as many requests a second as were served, with the 99th percentile of the answers that were not refused; and the memory of the process when it is
 ready and how much it has grown at the end. Everything stays on this machine: clients and server share its processors. `--seconds 600` is a soak.
 """
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
@@ -33,6 +35,12 @@ def memory(pid: int) -> float:
     "MB that a process holds."
     status = Path(f'/proc/{pid}/status').read_text()
     return int(status.split('VmRSS:')[1].split()[0]) / 1024
+
+
+def processor_seconds(pid: int) -> float:
+    "What a process has used of all processors."
+    after_name = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def free_port() -> int:
@@ -81,7 +89,7 @@ class Clients:
             self.seconds.append(time.perf_counter() - begun)
 
     def one_after_another(self, seconds: float, n: int = CLIENTS) -> float:
-        "Each client asks again when it has its answer; answers a second."
+        "Each client asks again when it has its answer; good answers a second."
         until = time.perf_counter() + seconds
 
         def work(i: int) -> None:
@@ -136,9 +144,10 @@ def bare(engine, pictures: list[bytes], seconds: float) -> float:
     "Pictures per second without a server."
     from vislearn.deploy.records import records
 
-    n, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        n += sum(1 for _ in records(engine, pictures[:64], bs=16))
+    begun = time.perf_counter()
+    for n, _ in enumerate(records(engine, cycle(pictures), bs=16), 1):
+        if time.perf_counter() - begun >= seconds:
+            break
     return n / (time.perf_counter() - begun)
 
 
@@ -151,17 +160,13 @@ def loaded(model: Path, pictures: list[bytes], seconds: float, port: int, turns:
     try:
         ready = memory(process.pid)
         calm, crowd = Clients(port, pictures), Clients(port, pictures)
-        rates = [
-            (bare(engine, pictures, seconds / 4 / turns), calm.one_after_another(seconds / 4 / turns))
-            for _ in range(turns)
-        ]
-        served = median(o for _, o in rates)
+        rates = [turn(engine, pictures, calm, process.pid, seconds / 4 / turns) for _ in range(turns)]
+        served = median(o['served'] for o in rates)
         sent = crowd.at_rate(4 * served, seconds / 2)
         times = sorted(crowd.seconds)
         return {
             'rates': rates,
-            'bare': median(o for o, _ in rates),
-            'served': served,
+            **{k: median(o[k] for o in rates) for k in rates[0]},
             'sent': sent,
             'p99': times[int(0.99 * len(times))],
             'accepted': crowd.statuses[200],
@@ -174,6 +179,24 @@ def loaded(model: Path, pictures: list[bytes], seconds: float, port: int, turns:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def turn(engine, pictures: list[bytes], clients: Clients, pid: int, seconds: float) -> dict:
+    "Rates without and with the server, and what a picture costs each side, in milliseconds of a processor."
+    ours, theirs = os.getpid(), pid
+    begun = processor_seconds(ours)
+    rate = bare(engine, pictures, seconds)
+    bare_ms = 1000 * (processor_seconds(ours) - begun) / (rate * seconds)
+    begun, begun_theirs = processor_seconds(ours), processor_seconds(theirs)
+    served = clients.one_after_another(seconds)
+    n = served * seconds
+    return {
+        'bare': rate,
+        'served': served,
+        'bare_ms': bare_ms,
+        'clients_ms': 1000 * (processor_seconds(ours) - begun) / n,
+        'server_ms': 1000 * (processor_seconds(theirs) - begun_theirs) / n,
+    }
 
 
 def main() -> None:
@@ -210,6 +233,9 @@ def row(name: str, found: dict) -> dict:
         'bare, pictures/s': found['bare'],
         'served, answers/s': found['served'],
         'of bare': found['served'] / found['bare'],
+        'bare, processor ms': found['bare_ms'],
+        'server': found['server_ms'],
+        'clients': found['clients_ms'],
         '4 x load: sent/s': found['sent'],
         'refused': found['refused'] / max(1, found['refused'] + found['accepted']),
         'p99 of the others, s': found['p99'],

@@ -163,6 +163,7 @@ def usage() -> str:
             *rows,
             '',
             "'vislearn VERB --help' lists a verb's options; VISLEARN_TRACEBACK=1 shows where an error came from.",
+            'exit codes: 0 done, 1 failed, 2 not understood, 3 done but for some items, 130 stopped by hand',
         ]
     )
 
@@ -233,7 +234,7 @@ def _before(f: Callable) -> list[str]:
 
 def main(
     argv: list[str] | None = None,  # the words after `vislearn`; the process's own if not given
-) -> int:  # exit code: 0 done, 1 failed, 2 not understood, 3 done but some items could not be used, 130 stopped by hand
+) -> int:  # exit code: 0 done, 1 failed, 2 not understood, 3 done but for some items, 130 stopped by hand
     "The command line."
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help', 'help'):

@@ -13,11 +13,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 # %% ../../nbs/app/00_predict.ipynb #c33ed1b8
 SOME_FAILED = 3  # exit code: done, but some items could not be used
@@ -34,9 +37,7 @@ def open_engine(
     "The engine that answers with a model file."
     if engine not in ('auto', 'torch', 'onnx'):
         raise ValueError(f"engine is 'auto', 'torch' or 'onnx', got {engine!r}")
-    with open(model, 'rb') as f:
-        is_onnx = f.read(2) != b'PK' and engine != 'torch'
-    if engine == 'onnx' or is_onnx and str(model).endswith('.onnx'):
+    if engine == 'onnx' or engine == 'auto' and _is_onnx(model):
         from vislearn.deploy.runtime import OnnxPredictor
 
         return OnnxPredictor(model, provider, threads)
@@ -50,11 +51,18 @@ def open_engine(
         torch.set_num_threads(threads)
     return load_predictor(model, device=device or 'cpu', precision=precision)
 
+
+def _is_onnx(model: str | os.PathLike) -> bool:
+    "Is this an ONNX file, whole or damaged? One begins with the number of its format's version."
+    with open(model, 'rb') as f:
+        head = f.read(2)
+    return head[:1] == b'\x08' or head != b'PK' and os.fspath(model).endswith('.onnx')
+
 # %% ../../nbs/app/00_predict.ipynb #02f080ce
 def predict(
     model: str,  # the exported model
     *inputs: str,  # pictures, folders, patterns, lists (.txt, .csv, .jsonl), addresses, or - for standard input
-    out: Path | None = None,  # .jsonl, .csv or .parquet; lines of JSON to standard output if not given
+    out: Path | None = None,  # also -o: .jsonl, .csv or .parquet; lines of JSON to standard output if not given
     topk: int | None = 5,  # labels whose probability is given
     threshold: float | None = None,  # 0-1, instead of the model's own
     logits: bool = False,  # add the outputs of the network
@@ -80,28 +88,58 @@ def predict(
 
     if not inputs:
         raise ValueError('give pictures, folders or lists to predict, or - for standard input')
-    with _several(inputs):
+    tally = _Tally()
+    with _several(inputs), _told_when_stopped(out, tally):
         answering = open_engine(model, engine, provider, precision, threads, device)
+        if sort_into:
+            _check_labels(answering)
         items = read_items(inputs, column, urls, sys.stdin)
+        sources: deque = deque()  # of the items that are being predicted
         with _shared_output(out, answering, resume) as (write, done):
-            left = _own_items(o for o in items if o.name not in done)
-            n_failed = 0
+            tally.n_records = len(done)
+            left = _noted(_own_items(o for o in items if o.name not in done), sources)
             for record in records(answering, left, batch_size, topk, threshold, logits, workers, bar=out is not None):
                 write(record)
-                n_failed += _is_failure(record, strict)
+                tally.count(record)
+                if 'error' in record:
+                    _tell(record, strict)
+                source = sources.popleft()
                 if sort_into and 'error' not in record:
-                    _sort(record, sort_into)
-    return SOME_FAILED if n_failed and not _is_shared() else 0
+                    _sort(record, source, sort_into)
+    return SOME_FAILED if tally.n_failed and not _is_shared() else 0
 
 
-def _is_failure(record: dict[str, Any], strict: bool) -> bool:
-    "Could the item not be used? Then say so, and stop where that is wanted."
-    if 'error' not in record:
-        return False
-    print(f'{record["item"]}: {record["error"]["message"]}', file=sys.stderr)
+@dataclass
+class _Tally:
+    "What has been written."
+
+    n_records: int = 0
+    n_failed: int = 0
+
+    def count(self, record: dict[str, Any]) -> None:
+        self.n_records += 1
+        self.n_failed += 'error' in record
+
+
+@contextmanager
+def _told_when_stopped(out: Path | None, tally: _Tally) -> Iterator[None]:
+    "When the run is stopped by hand, say what its file has."
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out and tally.n_records and not _is_shared():
+            goes_on = '' if out.suffix.lower() == '.parquet' else '; --resume goes on'
+            print(f'\n{out} has {tally.n_records} records{goes_on}', file=sys.stderr)
+        raise
+
+
+def _tell(record: dict[str, Any], strict: bool) -> None:
+    "Say that an item could not be used, and stop where that is wanted."
+    from vislearn.progress import remark
+
+    remark(f'{record["item"]}: {record["error"]["message"]}')
     if strict:
         raise ValueError('stopped at the first item that cannot be used (--strict)')
-    return True
 
 
 def _is_shared() -> bool:
@@ -189,7 +227,7 @@ def _output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, 
     from vislearn.deploy.records import to_json
 
     suffix = '' if out is None else out.suffix.lower()
-    if resume and suffix not in ('.jsonl', '.csv'):
+    if resume and suffix not in ('.jsonl', '.ndjson', '.csv'):
         raise ValueError('--resume goes on with a .jsonl or .csv file: give it with --out')
     if out is None:
         yield lambda record: print(to_json(record), flush=True), set()
@@ -201,9 +239,8 @@ def _output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, 
         with _csv(out, engine, resume) as written:
             yield written
     elif suffix == '.parquet':
-        rows: list[dict] = []
-        yield rows.append, set()
-        _parquet(out, rows)
+        with _parquet(out, engine) as write:
+            yield write, set()
     else:
         raise ValueError(f'--out must end in .jsonl, .csv or .parquet, got {out}')
 
@@ -250,38 +287,101 @@ def _columns(engine: Any) -> list[str]:
     return ['item', *engine.answer.columns, *(f'prob_{o}' for o in vocab), 'logits', 'error', 'message']
 
 
-def _parquet(out: Path, rows: list[dict]) -> None:
-    from vislearn.deploy.records import flat
+@contextmanager
+def _parquet(out: Path, engine: Any) -> Iterator[Any]:
+    "A function that writes a record. The file appears at the end, with what there is if the run is stopped before."
     from vislearn.io import replacing
 
-    try:
-        import pandas as pd
+    stopped: BaseException | None = None
+    with replacing(out) as tmp:
+        table = _ParquetTable(tmp, _columns(engine))
+        try:
+            yield table.write
+        except BaseException as e:
+            stopped = e
+        table.close()
+        if stopped and not table.n:
+            raise stopped
+    if stopped:
+        raise stopped
 
-        with replacing(out) as tmp:
-            pd.DataFrame(map(flat, rows)).to_parquet(tmp)
-    except ImportError as e:
-        raise ImportError('writing .parquet needs pandas and pyarrow: pip install pandas pyarrow') from e
+
+class _ParquetTable:
+    "A .parquet file of records, written some thousand at a time."
+
+    def __init__(self, file: Path, columns: list[str]):
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as e:
+            raise ImportError('writing .parquet needs pyarrow: pip install pyarrow') from e
+        self.schema = pa.schema([(o, pa.type_for_alias(_type_of(o))) for o in columns])
+        self.file = pq.ParquetWriter(file, self.schema)
+        self.rows: list[dict] = []
+        self.n = 0  # records
+
+    def write(self, record: dict[str, Any]) -> None:
+        from vislearn.deploy.records import flat
+
+        self.rows.append(_as_typed(flat(record)))
+        self.n += 1
+        if len(self.rows) == 10_000:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        import pyarrow as pa
+
+        self.file.write_table(pa.Table.from_pylist(self.rows, self.schema))
+        self.rows.clear()
+
+    def close(self) -> None:
+        self._write_rows()
+        self.file.close()
 
 
-def _sort(record: dict[str, Any], folder: Path) -> None:
-    "Copy a picture into the sub-folder of its label; a name that is taken gets a number."
-    source = Path(str(record['item']))
-    labels = record.get('labels') or [record.get('label')]
-    if not source.is_file():
-        return
-    for label in labels:
+def _type_of(column: str) -> str:
+    "The type of a column of a table of records, by pyarrow's name."
+    if column == 'index':
+        return 'int64'
+    return 'double' if column in ('prob', 'value') or column.startswith('prob_') else 'string'
+
+
+def _as_typed(row: dict[str, Any]) -> dict[str, Any]:
+    "A row with texts where the column holds texts: items and labels may be numbers."
+    return {k: str(v) if _type_of(k) == 'string' and v is not None else v for k, v in row.items()}
+
+
+def _check_labels(engine: Any) -> None:
+    "Only labels can name folders."
+    if not hasattr(engine.answer, 'vocab'):
+        raise ValueError(f'--sort-into needs a model that predicts labels; this one predicts {engine.answer.task}')
+
+
+def _noted(items: Iterable[Any], line: deque) -> Iterator[Any]:
+    "`items`; what each is opened from is added to `line`."
+    for o in items:
+        line.append(o.source)
+        yield o
+
+
+def _sort(record: dict[str, Any], source: Any, folder: Path) -> None:
+    "Put a picture into the sub-folders of its labels; a name that another picture has gets a number."
+    is_file = not isinstance(source, bytes)
+    data = Path(source).read_bytes() if is_file else source
+    name = Path(source if is_file else urlsplit(str(record['item'])).path)
+    for label in record.get('labels', [record.get('label')]):
         target = folder / str(label).replace('/', '_').replace('\\', '_').strip('. ')
         target.mkdir(parents=True, exist_ok=True)
-        new, n = target / source.name, 1
-        while new.exists():
-            new, n = target / f'{source.stem}-{n}{source.suffix}', n + 1
-        shutil.copyfile(source, new)
+        new, n = target / name.name, 1
+        while new.exists() and new.read_bytes() != data:
+            new, n = target / f'{name.stem}-{n}{name.suffix}', n + 1
+        new.write_bytes(data)
 
 # %% ../../nbs/app/00_predict.ipynb #a67f50e9
 def evaluate(
     model: str,  # the exported model
     data: str,  # a folder with one sub-folder for each label, or a .csv file with a path and a label in each row
-    out: Path | None = None,  # a folder for evaluation.json, confusion.csv and pictures
+    out: Path | None = None,  # also -o: a folder for evaluation.json, confusion.csv and pictures
     topk: int = 5,  # also count an answer as right when the label is among so many
     batch_size: int = 64,  # pictures per batch
     engine: str = 'auto',  # torch or onnx
@@ -291,11 +391,10 @@ def evaluate(
 ) -> int:
     """Measure a model of one label per picture on labelled pictures.
 
-    Accuracy, precision and recall by label, the confusion matrix and the calibration are reported.
+    Accuracy, precision and recall by label, the confusion matrix and the calibration are reported. An ONNX file needs
+    no PyTorch here, except for the two pictures of --out.
     """
-    import torch
-
-    from vislearn.deploy.records import Item, records
+    from vislearn.deploy.measures import measures
 
     answering = open_engine(model, engine, provider)
     vocab = getattr(answering.answer, 'vocab', [])
@@ -307,22 +406,32 @@ def evaluate(
         raise ValueError(f'{data} has labels that the model does not know: {unknown}; it knows {vocab}')
     if tta:
         answering = _Mirrored(answering)
+    probs, targs, failed = _answers(answering, labelled, batch_size)
+    if not len(probs):
+        raise ValueError(f'none of the {len(labelled)} pictures in {data} can be used')
+    report = measures(probs, targs, vocab, topk) | {'failed': failed}
+    print(json.dumps(report, indent=2, default=str) if json_only else _as_text(report))
+    if out:
+        _save_report(report, out)
+        _save_plots(probs, targs, report['confusion'], out)
+    return SOME_FAILED if failed else 0
+
+
+def _answers(engine: Any, labelled: list[tuple[str, str]], batch_size: int) -> tuple[Any, Any, list[dict[str, Any]]]:
+    "Probabilities (n,c) and labels (n,) of the pictures that can be used, and the records of the others."
+    import numpy as np
+
+    from vislearn.deploy.records import Item, records
+
+    names = [str(o) for o in engine.answer.vocab]
     probs, targs, failed = [], [], []
-    position = {str(o): i for i, o in enumerate(vocab)}
-    items = [Item(f, f) for f, _ in labelled]
-    for record, (_, label) in zip(records(answering, items, batch_size), labelled):
+    for record, (_, label) in zip(records(engine, [Item(f, f) for f, _ in labelled], batch_size), labelled):
         if 'error' in record:
             failed.append(record)
             continue
-        probs.append([record['probs'][str(o)] for o in vocab])
-        targs.append(position[label])
-    if not probs:
-        raise ValueError(f'none of the {len(labelled)} pictures in {data} can be used')
-    report = _report(torch.tensor(probs), torch.tensor(targs), vocab, topk) | {'failed': failed}
-    print(json.dumps(report, indent=2, default=str) if json_only else _as_text(report))
-    if out:
-        _save_report(report, torch.tensor(probs), torch.tensor(targs), out)
-    return SOME_FAILED if failed else 0
+        probs.append([record['probs'][o] for o in names])
+        targs.append(names.index(label))
+    return np.array(probs), np.array(targs), failed
 
 
 class _Mirrored:
@@ -351,9 +460,10 @@ def _mirror(pixels: Any) -> Any:
 def _labelled(data: Path) -> list[tuple[str, str]]:
     "`(path, label)` of each picture of a folder or table."
     if data.is_dir():
-        from vislearn.data.files import get_image_files
+        from vislearn.deploy.records import read_items
 
-        found = [(str(f), f.relative_to(data).parts[0]) for f in get_image_files(data) if f.parent != data]
+        files = [Path(o.source) for o in read_items([data]) if not o.error]
+        found = [(str(f), f.relative_to(data).parts[0]) for f in files if f.parent != data]
     else:
         with open(data, encoding='utf-8-sig', newline='') as f:
             rows = [row for row in csv.reader(f) if row]
@@ -364,31 +474,6 @@ def _labelled(data: Path) -> list[tuple[str, str]]:
             f'{data} holds no labelled pictures: give a folder with one sub-folder for each label, or a .csv file'
         )
     return found
-
-
-def _report(probs: Any, targs: Any, vocab: list, topk: int) -> dict[str, Any]:
-    "What `evaluate` measures, as plain data. probs (n,c), targs (n,)."
-    from vislearn.train.metrics import calibration_error, f1_score, precision_score, recall_score
-
-    logits = probs.clamp(min=1e-12).log()
-    decided, k = probs.argmax(1), min(topk, len(vocab))
-    scores = (precision_score, recall_score, f1_score)
-    precision, recall, f1 = (f(logits, targs, average='none').tolist() for f in scores)
-    counts = targs.bincount(minlength=len(vocab)).tolist()
-    right = probs.topk(k, 1).indices.eq(targs[:, None]).any(1)
-    confusion = (targs * len(vocab) + decided).bincount(minlength=len(vocab) ** 2).view(len(vocab), -1)
-    return {
-        'items': len(targs),
-        'loss': -logits[range(len(targs)), targs].mean().item(),
-        'accuracy': (decided == targs).double().mean().item(),
-        f'top_{k}_accuracy': right.double().mean().item(),
-        'calibration_error': float(calibration_error(probs, targs, logits=False)),
-        'labels': [
-            {'label': v, 'precision': p, 'recall': r, 'f1': f, 'support': n}
-            for v, p, r, f, n in zip(vocab, precision, recall, f1, counts)
-        ],
-        'confusion': {'labels': list(vocab), 'counts': confusion.tolist()},
-    }
 
 
 def _as_text(report: dict[str, Any]) -> str:
@@ -408,25 +493,32 @@ def _as_text(report: dict[str, Any]) -> str:
     return '\n'.join([*numbers, '', str(Table(report['labels'])), '', str(Table(rows)), *failed])
 
 
-def _save_report(report: dict[str, Any], probs: Any, targs: Any, out: Path) -> None:
-    "evaluation.json, confusion.csv, confusion.png and calibration.png in a folder."
-    import matplotlib
-
-    matplotlib.use('agg')
-    import numpy as np
-
-    from vislearn.interpret.plots import plot_confusion, plot_reliability
+def _save_report(report: dict[str, Any], out: Path) -> None:
+    "evaluation.json and confusion.csv in a folder."
     from vislearn.table import write_csv
 
     out.mkdir(parents=True, exist_ok=True)
     (out / 'evaluation.json').write_text(json.dumps(report, indent=2, default=str), encoding='utf-8')
-    labels, counts = report['confusion']['labels'], np.array(report['confusion']['counts'])
-    write_csv(
-        out / 'confusion.csv',
-        [{'actual': a, **dict(zip(map(str, labels), row))} for a, row in zip(labels, counts.tolist())],
-    )
-    _save_plot(lambda: plot_confusion(counts, labels), out / 'confusion.png')
-    _save_plot(lambda: plot_reliability(probs, targs), out / 'calibration.png')
+    labels, counts = report['confusion']['labels'], report['confusion']['counts']
+    rows = [{'actual': a, **dict(zip(map(str, labels), row))} for a, row in zip(labels, counts)]
+    write_csv(out / 'confusion.csv', rows)
+
+
+def _save_plots(probs: Any, targs: Any, confusion: dict[str, Any], out: Path) -> None:
+    "confusion.png and calibration.png in a folder, where PyTorch and matplotlib are installed."
+    try:
+        import matplotlib
+        import numpy as np
+        import torch
+
+        matplotlib.use('agg')
+        from vislearn.interpret.plots import plot_confusion, plot_reliability
+    except ImportError as e:
+        print(f'confusion.png and calibration.png are left out, since they need {e.name}', file=sys.stderr)
+        return
+    counts = np.array(confusion['counts'])
+    _save_plot(lambda: plot_confusion(counts, confusion['labels']), out / 'confusion.png')
+    _save_plot(lambda: plot_reliability(torch.tensor(probs), torch.tensor(targs)), out / 'calibration.png')
 
 
 def _save_plot(draw: Any, file: Path) -> None:
@@ -441,7 +533,7 @@ def export(
     model: str,  # what learn.export wrote
     *pictures: str,  # to compare the new file on (and, for int8, to calibrate on): best a validation folder by label
     format: str = 'onnx',  # onnx, web (a page that predicts in the browser) or weights (a .pth file)
-    out: Path | None = None,  # the file or, for web, the folder; beside the model if not given
+    out: Path | None = None,  # also -o: the file or, for web, the folder; beside the model if not given
     precision: str = 'fp32',  # fp32, fp16 or int8
     ort: Path | None = None,  # for web: a folder with onnxruntime-web's files, instead of a CDN
     force: bool = False,  # write the file even if it decides differently

@@ -111,14 +111,14 @@ def _expand(o: Any, position: int, *, column: str, urls: bool, stdin: Iterable[s
     text = os.fspath(o)
     suffix = os.path.splitext(text)[1].lower()
     if text == '-':
-        yield from _lines(stdin or (), '', urls)
+        yield from _lines(stdin or (), '-', urls)
     elif text.startswith(('http://', 'https://')):
         yield _fetched(text, urls)
     elif os.path.isdir(text):
-        yield from (Item(str(f), f) for f in _pictures_in(text))
+        yield from _folder(text)
     elif os.path.isfile(text) and suffix in _LISTS | _JSON_LINES:
         with open(text, encoding='utf-8-sig') as lines:
-            yield from _lines(lines, os.path.dirname(text), urls)
+            yield from _lines(lines, text, urls)
     elif os.path.isfile(text) and suffix in _TABLES:
         yield from _table(text, column, urls)
     elif not os.path.exists(text) and glob.has_magic(text):
@@ -128,12 +128,27 @@ def _expand(o: Any, position: int, *, column: str, urls: bool, stdin: Iterable[s
 
 
 def _pictures_in(folder: str) -> Iterator[Path]:
-    "The picture files below a folder, hidden ones left out, sorted within each folder."
-    for top, folders, files in os.walk(folder):
+    "The picture files below a folder, behind links too, hidden ones left out, sorted within each folder."
+    visited: set[str] = set()  # real paths of folders, since links may lead round in circles
+    for top, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(('.', '__MACOSX')))
         for f in sorted(files):
             if not f.startswith('.') and os.path.splitext(f)[1].lower() in image_extensions:
                 yield Path(top, f)
+
+
+def _folder(folder: str) -> Iterator[Item]:
+    found = False
+    for f in _pictures_in(folder):
+        found = True
+        yield Item(str(f), f)
+    if not found:
+        yield Item(folder, None, 'this folder holds no pictures, by their suffixes')
 
 
 def _matches(pattern: str) -> Iterator[Item]:
@@ -146,13 +161,14 @@ def _matches(pattern: str) -> Iterator[Item]:
         yield Item(pattern, None, 'no file matches this pattern')
 
 
-def _lines(lines: Iterable[str], folder: str, urls: bool) -> Iterator[Item]:
+def _lines(lines: Iterable[str], name: str, urls: bool) -> Iterator[Item]:
     "Items from lines that are paths, URLs or JSON; empty lines and lines that begin with # are skipped."
-    for line in lines:
+    folder = os.path.dirname(name)
+    for i, line in enumerate(lines, 1):
         line = line.strip()
         if not line or line.startswith('#'):
             continue
-        yield _json_item(line, folder, urls) if line.startswith('{') else _path_item(line, folder, urls)
+        yield _json_item(line, f'{name}:{i}', folder, urls) if line.startswith('{') else _path_item(line, folder, urls)
 
 
 def _path_item(text: str, folder: str, urls: bool) -> Item:
@@ -161,22 +177,25 @@ def _path_item(text: str, folder: str, urls: bool) -> Item:
     return Item(text, os.path.join(folder, text))
 
 
-def _json_item(line: str, folder: str, urls: bool) -> Item:
-    "An item from a line of JSON."
+def _json_item(line: str, place: str, folder: str, urls: bool) -> Item:
+    "An item from a line of JSON; one that has no name is named by its place."
     try:
         row = json.loads(line)
     except json.JSONDecodeError as e:
-        return Item(line[:80], None, f'this line is not JSON: {e}')
+        return Item(place, None, f'this line is not JSON: {e}')
     path, image = row.get('image_path'), row.get('image')
+    name = row.get('item')
+    if not isinstance(name, (str, int)):
+        name = path if isinstance(path, str) else place
     if isinstance(path, str):
-        return Item(row.get('item', path), _path_item(path, folder, urls).source)
+        found = _path_item(path, folder, urls)
+        return Item(name, found.source, found.error)
     if isinstance(image, str):
-        name = row.get('item', f'<image of {len(image)} characters>')
         try:
             return Item(name, image_bytes(image))
         except ValueError as e:
             return Item(name, None, str(e))
-    return Item(line[:80], None, 'a line of JSON needs "image_path" or "image" (base64 or a data: URL)')
+    return Item(name, None, 'a line of JSON needs "image_path" or "image" (base64 or a data: URL)')
 
 
 def image_bytes(
@@ -238,7 +257,7 @@ def records(
         raise ValueError(f'bs must be at least 1, got {bs}')
     n_items = len(items) if isinstance(items, Sized) else None
     stream = _records(engine, items, bs=bs, workers=workers, topk=topk, threshold=threshold, logits=logits)
-    return iter(progress_bar(stream, n_items, 'predicting')) if bar else stream
+    return iter(progress_bar(stream, n_items, 'predicting', ' pictures')) if bar else stream
 
 
 def _records(
