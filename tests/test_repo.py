@@ -284,6 +284,16 @@ def test_private_names_stay_in_their_module(path):
     assert not private, f'{module_of(path)} imports {private}: a name that others use is public'
 
 
+def test_a_private_helper_has_a_name_of_its_own():
+    "Whoever meets a helper's name in one module has not met it in another, where it does something else."
+    where: dict[str, list[str]] = {}
+    for path in LIBRARY:
+        for o in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and o.name.startswith('_'):
+                where.setdefault(o.name, []).append(module_of(path))
+    assert not (several := {name: found for name, found in where.items() if len(found) > 1}), several
+
+
 @pytest.mark.parametrize('path', LIBRARY, ids=module_of)
 def test_no_code_is_evaluated_and_none_asks_whether_it_is_tested(path):
     text = path.read_text(encoding='utf-8')

@@ -287,7 +287,7 @@ def gather_batches(
 _PIECE = 2**24  # numbers sent at a time
 
 
-def _alike(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     "Tensors of one type and device, together of a size to be sent at once."
     groups: dict[Any, list[Tensor]] = {}
     for t in tensors:
@@ -314,7 +314,7 @@ def sum_tensors(
     "Replace each tensor by its sum over all processes."
     if world_size() == 1:
         return
-    for piece in _alike(tensors):
+    for piece in _pieces(tensors):
         flat = torch.cat([t.flatten() for t in piece])
         with _told_of_loss():
             dist.all_reduce(flat)
@@ -328,7 +328,7 @@ def copy_from_rank0(
     "Replace each tensor by that of rank 0."
     if world_size() == 1:
         return
-    for piece in _alike(tensors):
+    for piece in _pieces(tensors):
         flat = torch.cat([t.flatten() for t in piece])
         with _told_of_loss():
             dist.broadcast(flat.view(torch.uint8), src=0)

@@ -41,7 +41,7 @@ def read_config(
     path = Path(path)
     text = path.read_text(encoding='utf-8')
     try:
-        cfg = _parsed(text, path.suffix.lower())
+        cfg = _parsed_text(text, path.suffix.lower())
     except ValueError as e:
         raise ConfigError(f'{path} cannot be read: {e}') from e
     if not isinstance(cfg, dict):
@@ -52,7 +52,7 @@ def read_config(
     return cfg
 
 
-def _parsed(text: str, suffix: str) -> Any:
+def _parsed_text(text: str, suffix: str) -> Any:
     if suffix == '.toml':
         return tomllib.loads(text)
     if suffix == '.json':
@@ -459,20 +459,20 @@ def to_python(
 
 def _imports(cfg: Mapping[str, Any]) -> list[str]:
     "The imports of what is not the library's."
-    names = sorted({o.rpartition('.')[0] for o in _names(cfg) if '.' in o})
+    names = sorted({o.rpartition('.')[0] for o in _object_names(cfg) if '.' in o})
     found = [f'import {o}' for o in names if o not in known_names()]
     if any('partial(' in _literal(v, k) for table in cfg.values() if isinstance(table, dict) for k, v in table.items()):
         found.insert(0, 'from functools import partial')
     return found
 
 
-def _names(o: Any, key: str = '') -> list[str]:
+def _object_names(o: Any, key: str = '') -> list[str]:
     "The names of classes and functions in a configuration."
     if isinstance(o, dict):
         own = [o['type']] if key in OBJECTS and 'type' in o else []
-        return own + [name for k, v in o.items() for name in _names(v, k if k != 'type' else '')]
+        return own + [name for k, v in o.items() for name in _object_names(v, k if k != 'type' else '')]
     if isinstance(o, list):
-        return [name for v in o for name in _names(v, key)]
+        return [name for v in o for name in _object_names(v, key)]
     return [o] if isinstance(o, str) and key in OBJECTS else []
 
 

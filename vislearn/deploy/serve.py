@@ -214,7 +214,7 @@ class _Refused(Exception):
         self.headers = headers or {}
 
 
-class _Memory:
+class _HeldBytes:
     "The bytes of all requests that are held."
 
     def __init__(self, limit: int):
@@ -225,7 +225,7 @@ class _Memory:
 class _Held:
     "The bytes that one request holds of the common memory."
 
-    def __init__(self, memory: _Memory):
+    def __init__(self, memory: _HeldBytes):
         self.memory = memory
         self.size = 0
 
@@ -411,7 +411,7 @@ class _Server:
         self.explain = explain
         self.batcher: Batcher | None = None
         self.counts: Counter[str] = Counter()
-        self.memory = _Memory(options.memory)
+        self.memory = _HeldBytes(options.memory)
         self.started = time.time()
         self.vocab = [str(o) for o in getattr(engine.answer, 'vocab', [])]
         self._feedback_lock = threading.Lock()

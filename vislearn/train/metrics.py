@@ -107,7 +107,7 @@ def accuracy_multi(
     return (_decide(p, thresh, sigmoid) == (t > 0.5)).float().mean()
 
 # %% ../../nbs/train/02_metrics.ipynb #2ff83667
-def _answers(
+def _decisions(
     preds: Tensor, targs: Tensor, thresh: float | Sequence[float] = 0.5, logits: bool = True
 ) -> tuple[Tensor, Tensor, int]:
     "Answers and truth, as `(n,c)` of 0 and 1 for several labels or `(n,)` class numbers for one; and `c`."
@@ -152,7 +152,7 @@ def _score(
 
     multi = has_several_labels(preds, targs)
     check_average(average, _averages if multi else tuple(o for o in _averages if o != 'samples'))
-    yes, truth, c = _answers(preds, targs, thresh, logits)
+    yes, truth, c = _decisions(preds, targs, thresh, logits)
     if average == 'auto':
         average = 'binary' if c == 2 and not multi else 'macro'
     if average == 'samples':  # pictures instead of labels
@@ -264,7 +264,7 @@ def matthews_corrcoef(
 
     Where a picture has several labels it is taken over all decisions.
     """
-    yes, truth, c = _answers(preds, targs, thresh, logits)
+    yes, truth, c = _decisions(preds, targs, thresh, logits)
     if has_several_labels(preds, targs):
         yes = yes.flatten()
         truth = truth.flatten()
