@@ -303,6 +303,24 @@ def test_colours_do_not_depend_on_the_number_of_threads(t, fmt):
     assert 0 < left_alone.sum() < 24 and torch.equal(found[0][left_alone], to_float(x)[left_alone])
 
 
+@pytest.mark.parametrize('t', [Saturation(0.5, p=0.6), Hue(0.4, p=0.6), Brightness(0.5, p=0.6), Contrast(0.5, p=0.6)])
+@pytest.mark.parametrize('as_floats', [False, True])
+def test_colours_of_odd_sizes_do_not_depend_on_the_number_of_threads(t, as_floats):
+    "Alone or with others in a step, whatever the threads and the number of pixels."
+    was = torch.get_num_threads()
+    try:
+        for n, size in ((3, 75), (5, 121), (16, 33), (3, 128)):
+            x = torch.rand(n, 3, size, size, generator=rng())
+            x = x if as_floats else (x * 255).byte()
+            found = []
+            for threads in (1, 2, 3, 8):
+                torch.set_num_threads(threads)
+                found += [t(x, rng(3)), Fused([t])(x, rng(3))]
+            assert all(torch.equal(o, found[0]) for o in found), (n, size)
+    finally:
+        torch.set_num_threads(was)
+
+
 def test_dihedral_numbers_its_symmetries_as_pillow_and_fastai_do(xb):
     from PIL import Image
 

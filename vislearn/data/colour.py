@@ -7,7 +7,7 @@ __all__ = ['ColourTransform', 'Lighting', 'Brightness', 'Contrast', 'Saturation'
 
 # %% ../../nbs/data/09_colour.ipynb #93f5d4db
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,17 @@ from .geometry import draw_uniform, matrices
 from .normalize import BatchTransform, own_floats, to_float
 
 # %% ../../nbs/data/09_colour.ipynb #da8670a4
+def _as_stored(x: Tensor) -> Tensor:  # (n,c,h,w) -> (n,h,w,c) where channels are last in memory
+    "The same values in the order in which they lie in memory."
+    return x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x
+
+
 def _look_up(
     table: Tensor,  # (n,256), for each picture
     x: Tensor,  # (n,c,h,w) uint8
 ) -> Tensor:  # (n,c,h,w) in the memory format of `x`
     "Each byte replaced by its entry in the table."
-    rows = x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x  # as they lie in memory
+    rows = _as_stored(x)
     y = table.gather(1, rows.flatten(1).long()).view(rows.shape)
     return y if rows is x else y.permute(0, 3, 1, 2)
 
@@ -32,6 +37,40 @@ _eye3 = torch.eye(3, dtype=torch.float64, device='cpu')
 _grey = torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float64, device='cpu')  # weights of red, green and blue
 _around_grey = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64, device='cpu') / math.sqrt(3)
 _eps = 1e-7  # black and white are this far from 0 and 1, so that their logits are finite
+
+
+def _in_runs(
+    f: Callable[..., Tensor],
+    x: Tensor,  # (n,c,pixels) float
+    *params: Tensor,  # (n,...)
+) -> Tensor:  # (n,c,pixels)
+    """`f(x, *params)`; on a processor for one picture after another, and not many of its pixels at a time.
+
+    PyTorch does not share so few among threads: where one thread's part ends, the last bits would depend on it.
+    """
+    if x.device.type != 'cpu':
+        return f(x, *(o.to(x.device, non_blocking=True) for o in params))
+    out = torch.empty_like(x)
+    length = 32767 // x.shape[1] // 32 * 32
+    for i in range(len(x)):
+        at = slice(i, i + 1)
+        given = [o[at] for o in params]
+        for start in range(0, x.shape[2], length):
+            run = slice(start, start + length)
+            out[at, :, run] = f(x[at, :, run], *given)
+    return out
+
+
+def _scaled(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:  # (n,1,pixels); factor and shift (n,1,1)
+    return x.logit(_eps).mul_(factor).add_(shift).sigmoid_()
+
+
+def _mixed(x: Tensor, mix: Tensor, shift: Tensor) -> Tensor:  # (n,3,pixels); mix (n,3,3), shift (n,3,1)
+    z = x.logit(_eps)
+    y = mix[:, :, :1] * z[:, :1]
+    y += mix[:, :, 1:2] * z[:, 1:2]
+    y += mix[:, :, 2:] * z[:, 2:]
+    return y.add_(shift).sigmoid_()
 
 
 def _scale_logits(x: Tensor, factor: Tensor, shift: Tensor, same: Tensor) -> Tensor:
@@ -44,9 +83,10 @@ def _scale_logits(x: Tensor, factor: Tensor, shift: Tensor, same: Tensor) -> Ten
         table = (levels.logit(_eps) * factor + shift).sigmoid_()  # (n,256)
         table[unchanged] = levels
         return _look_up(table, x)
-    factor, shift = factor.to(x.device, non_blocking=True), shift.to(x.device, non_blocking=True)
     x = to_float(x)
-    y = x.logit(_eps).mul_(factor[..., None, None]).add_(shift[..., None, None]).sigmoid_()
+    rows = _as_stored(x)
+    y = _in_runs(_scaled, rows.flatten(1)[:, None], factor[..., None], shift[..., None]).view(rows.shape)
+    y = y if rows is x else y.permute(0, 3, 1, 2)
     if len(unchanged):
         unchanged = unchanged.to(x.device, non_blocking=True)
         y[unchanged] = x[unchanged]
@@ -55,10 +95,7 @@ def _scale_logits(x: Tensor, factor: Tensor, shift: Tensor, same: Tensor) -> Ten
 
 def _mix_logits(x: Tensor, mix: Tensor, shift: Tensor) -> Tensor:
     "Channels of `x` (n,3,h,w) mixed: `mix` (n,3,3) and `shift` (n,3) of the logits."
-    mix, shift = mix.to(x.device, non_blocking=True), shift.to(x.device, non_blocking=True)
-    x = to_float(x).logit(_eps)
-    x = (mix @ x.flatten(2)).view(x.shape)  # the logits are freed here
-    return x.add_(shift[..., None, None]).sigmoid_()
+    return _in_runs(_mixed, to_float(x).flatten(2), mix, shift[..., None]).view(x.shape)
 
 
 class ColourTransform(BatchTransform):
