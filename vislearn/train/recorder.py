@@ -25,8 +25,8 @@ def epoch_value(
     "A number of the epoch that has just ended; a `ValueError` that names the columns where there is none of this name."
     if not learn.epoch_complete:
         return None
-    known = [k for k in learn.row if k not in ('epoch', 'time')]
-    if name not in known:
+    if name not in learn.row:
+        known = [k for k in learn.row if k not in ('epoch', 'time')]
         raise ValueError(
             f'{asked_by}: there is no {name!r} to monitor{suggest(name, known)}; known are {", ".join(known)}'
         )
