@@ -127,6 +127,15 @@ def test_an_empty_picture_has_no_heat():
     assert not grad_cam(net, xb)[0].any()
 
 
+def test_heat_does_not_depend_on_the_size_of_the_predictions():
+    model, xb = create_model('test_resnet', 2, pretrained=False).eval(), torch.rand(2, 3, 64, 64)
+    heat, labels = grad_cam(model, xb)
+    with torch.no_grad():
+        model.head[-1].weight.mul_(2.0**-40)
+    assert heat.amax((1, 2)).max() == 1
+    torch.testing.assert_close(grad_cam(model, xb, labels)[0], heat)
+
+
 @pytest.mark.parametrize('switch', [torch.no_grad, torch.inference_mode])
 def test_cam_needs_no_gradients_to_be_on(switch):
     model = create_model('test_resnet', 2, pretrained=False).eval()

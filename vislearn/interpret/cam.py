@@ -252,8 +252,8 @@ def grad_cam(
     heat = (weights * fmap).sum(1, keepdim=True)
     heat = heat.relu() * ~_is_flat(heat)[:, None, None, None]
     heat = F.interpolate(heat, xb.shape[-2:], mode='bilinear')[:, 0]  # (bs,h,w)
-    highest = heat.amax((1, 2), keepdim=True).clamp_min(1e-8)
-    return (heat / highest).cpu(), labels.cpu()
+    highest = heat.amax((1, 2), keepdim=True)
+    return (heat / highest.where(highest > 0, 1)).cpu(), labels.cpu()
 
 # %% ../../nbs/interpret/02_cam.ipynb #5fe3d547
 def show_heat(
