@@ -20,10 +20,11 @@ from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import ItemPipeline
 from vislearn.data.targets import Category, MultiCategory, Regression
+from vislearn.deploy.peek import describe_model
 from vislearn.interpret import calibrate, cam, plots
 from vislearn.interpret import embed as embedding
 from vislearn.interpret.interpretation import ClassificationInterpretation, Interpretation
-from vislearn.learner import Learner
+from vislearn.learner import Learner, load_learner
 from vislearn.table import Table
 from vislearn.train.metrics import best_threshold, f1_score
 
@@ -250,6 +251,41 @@ def test_calibration_changes_the_model_and_no_answer(kind, request):
     torch.testing.assert_close(
         learn.get_preds(act=lambda p: p)[0], logits / t, atol=0.02, rtol=0.04
     )  # bf16 where that is fast
+
+
+def test_a_calibrated_learner_answers_alike_wherever_it_is_loaded(single, tmp_path):
+    single.dls.valid.dataset.y = single.get_preds()[0].argmax(1)  # all answers are right, but hardly sure
+    before = single.get_preds()[0]
+    loss = F.nll_loss(before.log(), single.dls.valid.dataset.y)
+    t = single.calibrate()
+    probs, targs = single.get_preds()
+    assert t < 0.9 and F.nll_loss(probs.log(), targs) < loss and torch.equal(probs.argmax(1), before.argmax(1))
+    assert single.calibrated == {'temperature': t, 'pictures': 28}
+    loaded = load_learner(single.export(tmp_path / 'a.pkl'), model=Net(3))
+    torch.testing.assert_close(loaded.get_preds(dl=single.dls.valid)[0], probs)
+    assert loaded.calibrated == describe_model(tmp_path / 'a.pkl')['notes']['calibrated'] == single.calibrated
+    assert 'temperature' in single.card() and f'fitted on {28} pictures' in single.card()
+    single.lr_find(num_it=2, show_plot=False, suggest_funcs=None)
+    assert single.calibrated
+    single.fit(1, 1e-3)
+    assert single.calibrated is None  # the weights are no longer those that it was fitted for
+
+
+def test_calibration_moves_thresholds_so_that_answers_stay(multi):
+    multi.dls.target.set_thresh([0.3, 0.5, 0.8])
+    with torch.no_grad():
+        multi.model.head[-1].weight.mul_(30.0)
+    before = multi.dls.target.decide(multi.get_preds()[0])
+    t = multi.calibrate()
+    assert t > 1.5 and torch.equal(multi.dls.target.decide(multi.get_preds()[0]), before)
+    assert multi.dls.target.thresh[0] > 0.3 and multi.dls.target.thresh[1] == 0.5
+
+
+def test_what_cannot_be_calibrated_is_said(single):
+    with pytest.raises(TypeError, match='has no probabilities that could be calibrated'):
+        make(Regression(1), torch.rand(40)).calibrate()
+    with pytest.raises(ValueError, match='no labels to fit a temperature by'):
+        single.calibrate(dl=single.dls.test_dl(pictures(4)))
 
 
 def test_numbers_have_losses_but_no_classes():

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,6 +46,7 @@ from vislearn.interpret.interpretation import ClassificationInterpretation
 from vislearn.learner import Learner, load_learner, vision_learner
 from vislearn.models.layers import is_batch_norm
 from vislearn.recipes import Recipe, get_recipe
+from vislearn.train import steps, trials
 from vislearn.train.averaging import EMA
 from vislearn.train.events import on
 from vislearn.train.freezing import Unfreeze
@@ -55,6 +57,7 @@ from vislearn.train.progress import ProgressCallback
 from vislearn.train.safety import NonFiniteLoss
 from vislearn.train.schedules import TorchScheduler
 from vislearn.train.tracking import SaveModelCallback
+from vislearn.train.trials import planned_epochs
 
 HERE = Path(__file__).parent
 
@@ -585,6 +588,101 @@ def test_lr_find_does_not_make_things_up(learn):
     assert learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None) is None
     with pytest.raises(ValueError, match='num_it is at least 1, got 0'):
         learn.lr_find(num_it=0)
+
+
+@pytest.mark.parametrize('method', ['fine_tune', 'fit', 'fit_one_cycle', 'fit_flat_cos', 'fit_sgdr'])
+def test_lr_auto_is_the_fit_at_the_rate_that_lr_find_suggests(method, pictures, tmp_path, capsys):
+    searched, told = (Learner(make_dls(pictures, tmp_path), tiny_net(), seed=0) for _ in range(2))
+    told.model.load_state_dict(searched.model.state_dict())
+    more = {'cycle_len': 1} if method == 'fit_sgdr' else {}
+    name = 'lr_max' if method in ('fit_one_cycle', 'fit_sgdr') else 'lr'
+    if method == 'fine_tune':
+        told.freeze()  # the rate is that of the head
+    (rate,) = told.lr_find(show_plot=False, suggest_funcs=steep)
+    getattr(searched, method)(1, **more, **{name: 'auto'})
+    assert f'learning rate {rate:.2g}, from a trial over rising rates' in capsys.readouterr().out
+    getattr(told, method)(1, **more, **{name: rate})
+    assert len(searched.history) == len(told.history) == (2 if method == 'fine_tune' else 1)
+    assert same_weights(searched.model, told.model)
+
+
+def test_lr_auto_changes_nothing_where_the_curve_is_flat(learn, capsys):
+    learn.add_cb(on('after_loss', lambda learn: setattr(learn, 'loss', 0 * learn.loss + 1)))
+    before = copy.deepcopy(learn.model)
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match='is flat'):
+        learn.fine_tune(0, lr='auto', freeze_epochs=0)
+    assert torch.equal(torch.get_rng_state(), state) and same_weights(learn.model, before)
+    assert 'suggests none: the usual learning rate is used' in capsys.readouterr().out
+
+
+def test_one_name_of_a_rate_at_a_time(learn):
+    with pytest.raises(ValueError, match='base_lr=0.001 and lr=0.002 are two names of the same rate'):
+        learn.fine_tune(1, 1e-3, lr=2e-3)
+    with pytest.raises(TypeError, match="base_lr is a number, got 'automatic'"):
+        learn.fine_tune(1, lr='automatic')
+
+
+# a time instead of a number of epochs
+
+
+class Clock:
+    "Time that passes only when a batch is computed."
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        self.each = 1.0  # seconds
+        for module in (steps, trials):
+            monkeypatch.setattr(module, 'time', SimpleNamespace(monotonic=lambda: self.now))
+
+    def pass_on(self, learn):
+        self.now += self.each
+
+
+def test_fine_tune_plans_the_epochs_that_fit_into_a_time(learn, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    learn.add_cb(on('after_batch', clock.pass_on))
+    per_epoch = len(learn.dls.train) + len(learn.dls.valid)
+    learn.fine_tune(time_limit='5m')
+    out = capsys.readouterr().out
+    n_epochs = len(learn.history) - 1
+    assert f'{n_epochs} epochs of all layers fit into 5m' in out and 'time is up' not in out
+    assert 300 * 0.9 - per_epoch < clock.now <= 300 * 0.9
+
+
+def test_fine_tune_ends_in_time_where_the_machine_becomes_slower(learn, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+
+    def slow_down(learn):
+        clock.each = 10.0
+
+    learn.add_cb(on('after_batch', clock.pass_on))
+    learn.fine_tune(time_limit=300, cbs=on('before_fit', slow_down))
+    assert 300 < clock.now <= 310 and 'the time is up: training ends here' in capsys.readouterr().out
+
+
+def test_planning_leaves_no_trace(learn):
+    learn.freeze()
+    before = copy.deepcopy(learn.model)
+    state = torch.get_rng_state()
+    assert planned_epochs(learn, 1e-9, freeze_epochs=1) == 1
+    assert torch.equal(torch.get_rng_state(), state) and same_weights(learn.model, before)
+    assert [p.requires_grad for p in learn.model.parameters()] == [p.requires_grad for p in before.parameters()]
+    assert (learn.history, learn.opt, learn.dls.train.epoch) == ([], None, 0)
+
+
+@pytest.mark.parametrize(
+    ('args', 'says'),
+    [
+        ({}, r'how long\? Give epochs, as in fine_tune\(5\), or a time'),
+        ({'epochs': 3, 'time_limit': '10m'}, "epochs=3 and time_limit='10m' are two answers"),
+        ({'time_limit': 'ten minutes'}, "a number of seconds, or written like 90s, 10m or 1.5h; got 'ten minutes'"),
+    ],
+)
+def test_fine_tune_wants_either_epochs_or_a_time(learn, args, says):
+    with pytest.raises(ValueError, match=says):
+        learn.fine_tune(**args)
+    assert learn.history == []
 
 
 def test_suggestions_on_a_known_curve():

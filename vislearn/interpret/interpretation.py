@@ -458,7 +458,8 @@ class ClassificationInterpretation(Interpretation):
         """
         t = self.temperature() if temperature is None else temperature
         xb = next(iter(self.dl))[0]
-        divide_logits(self.learn.model.to(xb.device), xb, t)
+        divide_logits(self.learn.model.to(xb.device), xb, t, self.target)
+        self.learn.calibrated = {'temperature': t, 'pictures': len(self.targs)}
         self.refresh()
         return t
 

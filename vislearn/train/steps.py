@@ -11,9 +11,10 @@ import time
 import torch
 from torch import nn
 
+from ..core import as_seconds
 from ..distrib import from_rank0
-from ..progress import echo
 from .events import Callback, CancelFitException, CancelTrainException, CancelValidException
+from .progress import say
 
 # %% ../../nbs/train/22_steps.ipynb #47a1f488
 class GradientClip(Callback):
@@ -105,13 +106,20 @@ class ShortEpochCallback(Callback):
 class TimeLimit(Callback):
     "Ends the fit after the batch during which its time runs out; the validation of that epoch is left out."
 
+    in_trials = False
+
     def __init__(
         self,
-        seconds: float,  # from the moment when the callback is made
+        seconds: float | str,  # or '90s', '10m', '1.5h'; from the moment when the callback is made
     ):
-        self.end = time.monotonic() + seconds
+        self.end = time.monotonic() + as_seconds(seconds, 'seconds')
+
+    @property
+    def left(self) -> float:
+        "Seconds that are left, below 0 once the time is up."
+        return self.end - time.monotonic()
 
     def after_batch(self, learn):
-        if learn.training and from_rank0(time.monotonic() > self.end):
-            echo('the time is up: training ends here')
+        if learn.training and from_rank0(self.left < 0):
+            say(learn, 'the time is up: training ends here')
             raise CancelFitException
