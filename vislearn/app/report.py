@@ -21,7 +21,7 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bott
 p.sub { color: #777; margin-top: .2rem; }
 table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto; max-width: 100%; }
 th, td { border: 1px solid #8885; padding: .25rem .6rem; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 6rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 pre { overflow-x: auto; background: #8882; padding: .8rem; border-radius: .3rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
