@@ -180,3 +180,13 @@ def test_a_trial_that_suggests_no_rate_changes_none(pictures, tmp_path, monkeypa
     out = tmp_path / 'run'
     train(str(pictures), out, arch='test_resnet', size=32, epochs=1, bs=8, set=changes, lr='auto')
     assert set(json.loads((out / 'evaluation.json').read_text())) == {'valid_loss', 'accuracy'}
+
+
+def test_report_of_a_run_that_was_done_before_has_its_table(tmp_path):
+    from vislearn.app.report import write_report
+
+    learn = tiny_learner(path=tmp_path)
+    learn.history.append({'epoch': 0, 'train_loss': 0.5, 'valid_loss': 0.7654321})
+    text = write_report(learn, tmp_path / 'report.html', numbers={'accuracy with tta': 0.625}).read_text()
+    assert '<h2>Training</h2>' in text and '0.765' in text
+    assert '<b>0.6250</b>accuracy with tta' in text and 'valid_loss</div>' not in text

@@ -109,8 +109,10 @@ def _sections(learn: Any, check: Any) -> Iterable[tuple[str, str]]:
         picture_of(lambda: learn.dls.show_batch(max_n=8, nrows=2), 'a batch as the network sees it')
         + _data(learn, check),
     )
-    if learn.recorder.losses:
-        yield 'Training', picture_of(learn.recorder.plot_loss, 'loss during training') + html_rows(list(learn.history))
+    has_losses = bool(learn.recorder.losses)  # not where a run that was done already is resumed
+    if has_losses or learn.history:
+        curves = picture_of(learn.recorder.plot_loss, 'loss during training') if has_losses else ''
+        yield 'Training', curves + html_rows(list(learn.history))
     if not has_classes:
         yield 'Predictions', picture_of(lambda: learn.show_results(max_n=9), 'predictions beside the truth')
         return
