@@ -132,7 +132,10 @@ def test_16_wrong_paths_say_what_is_there(folder):
 
 def test_17_fewer_items_than_a_batch(folder):
     "fit 'succeeded' having trained nothing."
-    with pytest.warns(UserWarning, match='32 training items are fewer than bs=64'):
+    with pytest.warns(
+        UserWarning,
+        match='32 training items are fewer than bs=64: using batches of 32, one step an epoch; bs=8 learns more',
+    ):
         dls = block().dataloaders(folder)
     assert len(dls.train) == 1 and len(next(iter(dls.train))[0]) == 32
 

@@ -176,7 +176,9 @@ class Loader:
             raise ValueError(f"workers is 'thread' or 'process', got {workers!r}")
         if drop_last and 0 < len(dataset) < bs:
             n = len(dataset)
-            warnings.warn(f'{n} {dataset.name} items are fewer than bs={bs}: using batches of {n}', stacklevel=2)
+            hint = ', one step an epoch; bs=8 learns more from so few' if n >= 16 else ''
+            said = f'{n} {dataset.name} items are fewer than bs={bs}: using batches of {n}{hint}'
+            warnings.warn(said, stacklevel=2)
             bs = n
         self.dataset = dataset
         self.bs = bs
