@@ -204,6 +204,27 @@ def test_what_cannot_be_done_is_one_text_and_exit_code_1(vislearn, args, said):
     assert said in text and len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        ('info pictures/red.png', 'red.png is neither an exported vislearn model nor an ONNX file'),
+        ('info damaged.onnx', 'damaged.onnx is not a usable ONNX model of vislearn: it is damaged'),
+        ('info absent.pkl', "No such file or directory: 'absent.pkl'"),
+        ('bench model.onnx --batch-sizes x', "whole numbers such as 1,8,32, got 'x'"),
+        ('export model.onnx pictures', 'but an ONNX model'),
+        ('evaluate model.onnx pictures', 'one sub-folder for each label'),
+        ('evaluate numbers.onnx pictures', 'this one predicts Regression'),
+    ],
+)
+def test_errors_of_other_verbs(here, vislearn, capsys, words, said):
+    from vislearn.app.cli import main
+
+    (here / 'damaged.onnx').write_bytes(b'\x38\x01')  # a number where the graph should be
+    assert main(words.split()) == 1
+    text = capsys.readouterr().err
+    assert said in text and len(text.splitlines()) == 1
+
+
 def test_a_model_is_known_by_its_content(here, vislearn):
     (here / 'no-suffix').write_bytes((here / 'model.onnx').read_bytes())
     assert labels(vislearn('no-suffix', 'pictures/red.png')[1]) == ['r']

@@ -599,6 +599,8 @@ def bench(
     "Pictures per second by batch size, decoding included, and the time to the first answer."
     from vislearn.deploy.records import records
 
+    if not all(o.strip().isdigit() for o in batch_sizes.split(',')):
+        raise ValueError(f'--batch-sizes is whole numbers such as 1,8,32, got {batch_sizes!r}')
     start = time.perf_counter()
     answering = open_engine(model, engine, provider, precision, threads)
     source = picture or _noise()

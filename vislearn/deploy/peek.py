@@ -56,8 +56,11 @@ def describe_model(
     path = Path(path)
     size = path.stat().st_size
     with open(path, 'rb') as f:
-        if f.read(2) != b'PK':
-            return {'file': path.name, 'bytes': size, 'format': 'onnx', **read_onnx(path)[1]}
+        head = f.read(2)
+    if head[:1] == b'\x08' or head != b'PK' and path.suffix == '.onnx':
+        return {'file': path.name, 'bytes': size, 'format': 'onnx', **read_onnx(path)[1]}
+    if head != b'PK':
+        raise ValueError(f'{path.name} is neither an exported vislearn model nor an ONNX file')
     state = _read(path)
     config = state.get('config') or {}
     weights = [o for o in state['weights'].values() if isinstance(o, _Noted)]

@@ -45,6 +45,8 @@ def _varint(data: memoryview, i: int) -> tuple[int, int]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
     "Number and value of each field of a message; a value is an integer or the bytes of what is nested."
+    if not isinstance(data, memoryview):  # a number where something is nested
+        raise OnnxError('it is damaged')
     i = 0
     while i < len(data):
         key, i = _varint(data, i)

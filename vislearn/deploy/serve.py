@@ -63,6 +63,7 @@ class Batcher:
         queue: int = 64,  # pictures that may wait
         patience: float = 1.0,  # seconds that the last in the queue may have to wait
         pause: float = 0.004,  # seconds to wait for more pictures when a batch is not full
+        opening: float = 0.025,  # seconds to wait for those that have been accepted and are being opened
         workers: int | None = None,  # threads that decode; None: one per processor, 8 at most
         memory: int = 500_000_000,  # bytes of decoded pictures that may wait; decoding pauses above
     ):
@@ -72,6 +73,7 @@ class Batcher:
         self.queue = queue
         self.patience = patience
         self.pause = pause
+        self.opening = opening
         self.waiting = 0  # pictures accepted and not yet answered
         self.seconds_each = 0.0  # that one picture took lately
         self._busy_since = 0.0  # when the queue was last empty, or a batch was last answered
@@ -143,10 +145,11 @@ class Batcher:
         first = self._opened.get()
         if first is None:
             return None
-        batch, until = [first], time.monotonic() + self.pause
+        batch, begun = [first], time.monotonic()
         while len(batch) < self.bs:
+            most = self.opening if self.waiting > len(batch) else self.pause  # a full batch is cheaper for each picture
             try:
-                more = self._opened.get(timeout=max(0.0, until - time.monotonic()))
+                more = self._opened.get(timeout=max(0.0, begun + most - time.monotonic()))
             except Empty:
                 break
             if more is None:
