@@ -230,6 +230,29 @@ def test_a_model_is_known_by_its_content(here, vislearn):
     assert labels(vislearn('no-suffix', 'pictures/red.png')[1]) == ['r']
 
 
+LARGE = """import sys
+from pathlib import Path
+from PIL import Image
+from vislearn.deploy.runtime import OnnxPredictor
+def held():
+    return int(Path('/proc/self/status').read_text().split('VmRSS:')[1].split()[0]) / 1024
+predictor = OnnxPredictor(sys.argv[1])
+predictor.predict(Image.new('RGB', (100, 100), 'red'))
+before = held()
+assert predictor.predict(Image.new('RGB', (6000, 4000), 'blue'))[0] == 'b'
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='needs /proc, which this system has not')
+def test_memory_is_given_back_after_a_large_picture(here):
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, '-c', LARGE, str(here / 'model.onnx')]
+    r = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert r.returncode == 0, r.stderr
+    assert float(r.stdout) < 150  # MB; as numbers in 32 bits the picture takes 288
+
+
 def start(here: Path, *args: object) -> subprocess.Popen:
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     pipe = subprocess.PIPE

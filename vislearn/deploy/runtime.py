@@ -203,6 +203,9 @@ def _provider(name: str) -> str:
     return PROVIDERS[name]
 
 
+_LARGE = 12_000_000  # bytes of a decoded picture: 4 megapixels
+
+
 @dataclass(frozen=True)
 class Decoded:
     "A picture as the graph takes it. A JPEG is decoded to no more pixels than are needed."
@@ -267,6 +270,7 @@ class OnnxPredictor:
             raise ImportError("this needs onnxruntime: pip install 'vislearn[onnx]'") from e
         content, self.info = read_onnx(path)
         self.answer = Answer.from_dict(self.info['answer'])
+        self.provider = provider
         self.threads = threads or os.cpu_count() or 1
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # pictures are computed side by side instead
@@ -323,7 +327,17 @@ class OnnxPredictor:
         return given
 
     def _run(self, decoded: Decoded) -> list[np.ndarray]:
-        return self.session.run(['probs', 'logits'], self._given(decoded))
+        return self.session.run(['probs', 'logits'], self._given(decoded), self._run_options(decoded))
+
+    def _run_options(self, decoded: Decoded) -> Any:
+        "After a large picture ONNX Runtime gives its memory back, gigabytes of which it would keep; else None."
+        if decoded.nbytes < _LARGE or self.provider != 'cpu':
+            return None
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
+        return options
 
     def scores(
         self,
