@@ -775,3 +775,37 @@ def test_a_cancelled_epoch_has_no_row_anywhere(tmp_path, capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert [json.loads(o)['epoch'] for o in (tmp_path / 'runs/r/history.jsonl').read_text().splitlines()] == epochs
     learn.recorder.plot_loss()
+
+
+@pytest.mark.parametrize('kind', ['closed', 'detached', 'broken', 'odd'])
+def test_more_kinds_of_stdout(kind, tmp_path, monkeypatch):
+    "A terminal that is gone, a stream without its buffer, an object whose `isatty` is no method: training goes on."
+
+    class Gone:
+        encoding = 'utf-8'
+
+        def write(self, text):
+            raise BrokenPipeError('gone')
+
+        def flush(self):
+            raise BrokenPipeError('gone')
+
+        def isatty(self):
+            return True
+
+    class Odd(io.StringIO):
+        isatty = None
+
+    streams = {'closed': io.StringIO(), 'detached': io.TextIOWrapper(io.BytesIO()), 'broken': Gone(), 'odd': Odd()}
+    out = streams[kind]
+    if kind == 'closed':
+        out.close()
+    if kind == 'detached':
+        out.detach()
+    learn = Learner(make_dls(make_pictures(tmp_path / 'pictures'), tmp_path), tiny_net(), seed=0)
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', out)
+    learn.fit(1)
+    learn.show_training_loop()
+    assert list(progress_bar(range(3))) == [0, 1, 2]
+    assert len(learn.history) == 1

@@ -437,3 +437,34 @@ def test_options_of_a_data_blocks_loaders(pictures):
     assert (weighted.train.bs, weighted.valid.bs, weighted.train.num_workers) == (4, 2, 0)
     with pytest.raises(ValueError, match='weights'):
         block.weighted_dataloaders(pictures, [1.0])
+
+
+def test_callbacks_written_for_fastai(pictures, tmp_path):
+    "They take no learner; `self.x` is the batch, `self.learn.xb` a tuple, and attributes are the learner's."
+
+    class Halved(v.Callback):
+        run_valid = False
+
+        def __init__(self):
+            self.seen = []
+
+        def before_batch(self):
+            self.learn.xb = (self.x / 2,)
+            self.seen.append((self.xb[0].abs().max().item(), self.y.shape, self.training))
+
+        def after_loss(self):
+            with v.NoneReduce(self.loss_func) as lf:
+                self.learn.loss = lf(self.pred, self.y).mean() * 2
+
+    dls = make_dls(pictures, tmp_path)
+    plain = v.Learner(dls, tiny_net(), seed=0, default_cbs=False)
+    half = Halved()
+    learn = v.Learner(dls, tiny_net(), seed=0, default_cbs=False, cbs=half)
+    largest = dls.train.one_batch()[0].abs().max().item()
+    learn.fit(1)
+    assert len(half.seen) == len(dls.train) and all(len(s) and t for _, s, t in half.seen)
+    assert max(m for m, *_ in half.seen) <= largest / 2 + 0.05
+    assert half.n_epoch == 1 and half.model is learn.model and not hasattr(half, 'nothing')
+    plain.fit(1)
+    assert learn.history[0]['train_loss'] > plain.history[0]['train_loss']
+    copy.deepcopy(learn).fit(1)

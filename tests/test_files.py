@@ -367,3 +367,9 @@ def test_one_rule_says_where_bars_go(monkeypatch):
             and isinstance(bar, tqdm) == (mode in ('notebook', 'terminal'))
             and list(bar) == [1, 2]
         )
+
+
+def test_seeds_of_other_kinds_split_the_same():
+    wanted = TrainTestSplitter(0.3, random_state=42)(range(40))
+    for seed in (np.int64(42), 42.0, '42', torch.tensor(42)):
+        assert TrainTestSplitter(0.3, random_state=seed)(range(40)) == wanted

@@ -484,3 +484,17 @@ def test_lists_of_one_name_and_tables_of_one_column_are_classes(eight, wrap):
 def test_a_share_that_is_text_is_named(eight):
     with pytest.raises(TypeError, match="valid_pct is a number from 0 to 1, got '0.2'"):
         ImageDataLoaders.from_lists('.', eight, list('abababab'), valid_pct='0.2', **SMALL)
+
+
+@pytest.mark.parametrize('pair', [('1', '1.0'), ('1', '01'), (7, '007')])
+def test_numbers_written_in_two_ways_are_reported(pair):
+    from vislearn.data.check import alike_labels
+
+    assert alike_labels([*pair, '10', 'x1']) == [list(pair)]
+
+
+def test_one_element_sets_and_columns_are_sorted_by_what_they_hold():
+    from vislearn.data.targets import Category
+
+    for kind in (lambda o: frozenset([o]), lambda o: pd.Series([o]), lambda o: (o,)):
+        assert Category().setup([kind('b'), kind('a'), kind('c')]).vocab == ['a', 'b', 'c']

@@ -1,10 +1,12 @@
 "Losses against their formulae, in training, with mixing, and through the learner."
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from tiny import TinyNet, make_dls, make_pictures, tiny_net
+from torch import nn
 from torch.nn import functional as F
 
 from vislearn.data.block import DataBlock, ImageBlock, MultiCategoryBlock
@@ -183,3 +185,13 @@ def test_balanced_class_weights_with_another_loss(pictures, tmp_path):
     weight = dls.target.loss_func().weight
     assert weight.tolist() == [2.0, 2.0, 0.5]
     assert torch.allclose(LabelSmoothingCrossEntropy(weight=weight).weight, weight)
+
+
+def test_a_loss_of_many_numbers_says_to_take_the_mean(tmp_path):
+    batches = [(torch.ones(4, 2), torch.zeros(4).long())] * 2
+    learn = Learner([batches, batches], nn.Linear(2, 2), partial(F.cross_entropy, reduction='none'), default_cbs=False)
+    with pytest.raises(ValueError, match=r'the loss gives \(4,\) float32, not one number: return its mean'):
+        learn.fit(1)
+    learn.loss_func = lambda p, t: F.cross_entropy(p, t)[None]
+    learn.fit(1)
+    assert learn.loss is None and len(learn.history) == 1

@@ -203,3 +203,9 @@ def test_rows_as_named_tuples_and_as_arrays(pictures, df):
     want = learn.get_preds(dl=dls.test_dl([pictures / f'{name}.png' for name in named['name'][:3]]))[0]
     for rows in (list(named.itertuples())[:3], list(named.itertuples(index=False))[:3], named.to_numpy()[:3]):
         assert torch.equal(learn.get_preds(dl=dls.test_dl(rows))[0], want)
+
+
+def test_predict_takes_a_table_of_one_row_and_names_what_takes_more(learn, df):
+    assert torch.equal(learn.predict(df.iloc[3:4])[2], learn.predict(df.iloc[3])[2])
+    with pytest.raises(TypeError, match='a table of 2 rows: use learn.predict_batch'):
+        learn.predict(df.iloc[:2])

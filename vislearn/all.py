@@ -7,39 +7,75 @@ __all__ = ['BILINEAR', 'NEAREST']
 
 # %% ../nbs/90_all.ipynb #a10a97bd
 import collections
+import csv
 import functools
+import glob
+import hashlib
+import inspect
+import io
 import itertools
 import json
 import math
+import multiprocessing
 import operator
 import os
+import pickle
 import random
 import re
 import shutil
+import string
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 import types
+import typing
+import urllib
 import warnings
+import zipfile
 from collections import Counter, OrderedDict, defaultdict, namedtuple
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from copy import copy, deepcopy
 from datetime import datetime
+from enum import Enum, IntEnum
 from functools import partial, reduce
 from operator import attrgetter, itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import first, ifnone, patch, range_of, store_attr
+from fastcore.basics import (
+    AttrDict,
+    Inf,
+    Self,
+    basic_repr,
+    chunked,
+    compose,
+    concat,
+    fastuple,
+    first,
+    groupby,
+    ifnone,
+    merge,
+    num_cpus,
+    patch,
+    range_of,
+    setify,
+    store_attr,
+    tuplify,
+    uniqueify,
+)
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.parallel import parallel
-from fastcore.test import test_eq
-from fastcore.xtras import Path, is_listy, load_pickle, save_pickle  # Path with `ls`
-from numpy import array
+from fastcore.script import call_parse
+from fastcore.test import test_close, test_eq, test_fail, test_ne
+from fastcore.xtras import Path, is_listy, load_pickle, mapped, save_pickle  # Path with `ls`
+from numpy import array, ndarray
 from PIL import Image
 from PIL.Image import Resampling
 from torch import Tensor, nn
@@ -91,7 +127,7 @@ from .data.dataset import BadFile, Dataset, Labelled
 from .data.decode import ImageError, max_bytes
 from .data.files import get_files, get_image_files
 from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
-from .data.image import PILImage, PILImageBW, open_image, to_pil
+from .data.image import PILImage, PILImageBW, load_image, open_image, to_pil
 from .data.labels import AttrGetter, ColReader, ItemGetter, RegexLabeller, parent_label, using_attr
 from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize, cifar_stats, imagenet_stats, mnist_stats
@@ -137,6 +173,7 @@ from vislearn.data.split import (
 )
 from .data.tables import read_list, read_names, read_table
 from .data.targets import Category, MultiCategory, Points, Regression, Target
+from .data.tuples import Inputs, TupleLoader
 from .data.verify import verify_image, verify_images
 from .data.workers import WorkerError
 from .deploy.bundle import BundleError, describe_file, load_bundle, save_bundle
@@ -170,8 +207,10 @@ from vislearn.fastai_names import (
     MatthewsCorrCoef,
     MatthewsCorrCoefMulti,
     Metric,
+    Mish,
     Module,
     MSELossFlat,
+    NoneReduce,
     NormType,
     PearsonCorrCoef,
     Perplexity,
@@ -185,25 +224,36 @@ from vislearn.fastai_names import (
     RocAucBinary,
     RocAucMulti,
     SpearmanCorrCoef,
+    Swish,
     TensorImage,
+    TfmdDL,
     XResNet,
     cnn_learner,
     create_body,
+    dispatch,
+    event,
+    explode_types,
     has_pool_type,
     image2tensor,
+    model_meta,
     noop,
     num_features_model,
     params,
     sequential,
+    show_at,
+    show_titled_image,
     skm_to_fastai,
     tensor,
     to_cpu,
+    to_image,
     to_np,
     to_thumb,
     trainable_params,
+    typedispatch,
     xresnet18,
     xresnet34,
     xresnet50,
+    xresnet101,
 )
 from .fastai_names import NotHere as _NotHere
 from .fastai_names import instead_of as _instead_of

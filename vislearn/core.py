@@ -6,7 +6,8 @@
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
            'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'keep_memory', 'compute_alone',
            'is_copied_process', 'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform',
-           'RandTransform', 'ItemTransform', 'InValidation', 'own_state', 'Pipeline']
+           'RandTransform', 'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline',
+           'step_of', 'set_up_steps', 'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -21,12 +22,13 @@ import random
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 # %% ../nbs/00_core.ipynb #654960cd
 _T = TypeVar('_T')
@@ -274,11 +276,22 @@ def is_copied_process(
     return True
 
 # %% ../nbs/00_core.ipynb #359cd3fb
+def _never_comes(encodes: Callable) -> bool:
+    "Is this `encodes` annotated with what belongs to another task, such as fastai's PILMask?"
+    wanted = getattr(encodes, '__annotations__', {}).values()
+    return any(type(kind).__name__ == 'NotHere' and ': it is for ' in repr(kind) for kind in wanted)
+
+
 class _ClassBody(dict):
     "The body of a class of transforms, in which a second `encodes` does not quietly replace the first."
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == 'encodes' and name in self:
+            if _never_comes(value):
+                return
+            if _never_comes(self[name]):
+                super().__setitem__(name, value)
+                return
             raise TypeError(
                 'a transform has two encodes, of which Python would keep only the last. A transform is given pictures '
                 'only: keep the one for PILImage; labels are changed in get_y'
@@ -356,6 +369,16 @@ class Transform(metaclass=_TransformClass):
     def before_call(self, b: Any, split_idx: int) -> None:
         "Called before each `encodes`, to draw random numbers; does nothing."
 
+    def setup(
+        self,
+        items: Any = None,  # of training, as they reach this step
+        train_setup: bool = True,  # as fastai has it; changes nothing here
+    ) -> None:
+        "Let a transform that writes `setups(items)` learn from the items what it needs."
+        setups = getattr(self, 'setups', None)
+        if setups is not None:
+            setups(items)
+
     def valid(self) -> 'Transform | None':
         "The step taken in validation and prediction: itself, a fixed counterpart, or `None` to leave it out."
         if not self.uses_encodes:
@@ -399,7 +422,7 @@ def in_validation(
     x: Any,  # what `t` takes
 ) -> Any:
     "`x` after the step that `t` takes in validation."
-    fixed = t.valid()
+    fixed = type(t).valid(t)  # an object may have an attribute of that name
     return x if fixed is None else fixed(x)
 
 
@@ -519,7 +542,7 @@ class RandTransform(DisplayedTransform):
 
 
 class ItemTransform(Transform):
-    "fastai's transform of a picture together with its label: works when called, but is refused by pipelines."
+    "fastai's transform of a picture together with its label: for a `Pipeline` or `TfmdLists`, not for loaders."
 
 
 class InValidation(Transform):
@@ -553,36 +576,99 @@ def own_state(
     return copy.copy(t) if changes else t
 
 # %% ../nbs/00_core.ipynb #fbe786d0
-class Pipeline:
-    """Steps applied one after another.
+def _is_image(o: Any) -> bool:
+    "Is `o` a picture or a batch of them, and not a label?"
+    return isinstance(o, Image.Image) or (isinstance(o, (torch.Tensor, np.ndarray)) and o.ndim >= 3)
 
-    >>> Pipeline([lambda x: x + 1, lambda x: x * 2])(3)
-    8
+
+def each_picture(
+    f: Callable,  # of a picture
+    o: Any,  # a picture, or a tuple that holds some
+) -> Any:
+    """`f(o)`; of a tuple the pictures are changed and everything else stays.
+
+    >>> each_picture(lambda x: x + 1, (torch.zeros(1, 1, 1), 'cat'))
+    (tensor([[[1.]]]), 'cat')
     """
+    if not isinstance(o, tuple):
+        return f(o)
+    parts = [each_picture(f, part) if _is_image(part) or isinstance(part, tuple) else part for part in o]
+    return tuple(parts) if type(o) is tuple else type(o)(*parts)
+
+
+def made_step(t: Any) -> Any:
+    "A class of transforms as a transform, made without arguments; anything else, such as `float`, as it is."
+    is_class_of_steps = isinstance(t, type) and any('__call__' in vars(c) for c in t.__mro__)
+    return t() if is_class_of_steps else t
+
+
+def _order(t: Any) -> float:
+    return t.order if isinstance(t, Transform) else 0
+
+
+class Pipeline:
+    """Steps applied one after another, lowest `order` first. Of a tuple, transforms change the pictures.
+
+    >>> Pipeline([str.upper, len])('cat')
+    3
+    """
+
+    of_pictures: bool = False  # subclasses that are given single pictures, or batches, and no tuples
 
     def __init__(
         self,
         tfms: Callable | Iterable[Callable] | None = None,  # one step, several, or none
     ):
-        self.tfms = [t() if isinstance(t, type) else t for t in listify(tfms)]
+        self.tfms = [made_step(t) for t in listify(tfms)]
         for t in self.tfms:
             if not callable(t):
                 raise TypeError(f'a transform must be callable, but {t!r} is a {type(t).__name__}')
-            if isinstance(t, ItemTransform):
+            if self.of_pictures and isinstance(t, ItemTransform):
                 raise TypeError(
-                    f'{type(t).__name__} changes a picture together with its label, which no pipeline does here: '
+                    f'{type(t).__name__} changes a picture together with its label, which no loader does here: '
                     'write a Transform for the picture, and a callback such as MixUp for what changes both'
                 )
+        if not self.of_pictures:
+            self.tfms.sort(key=_order)
 
     def __call__(self, x, rng=None):
         "`x` after every step."
         for t in self.tfms:
-            x = own_state(t)(x, rng) if isinstance(t, Transform) else t(x)
+            x = step_of(t, x, rng)
         return x
+
+    def setup(
+        self,
+        items: Iterable[Any],  # of training
+        train_setup: bool = True,  # as fastai has it; changes nothing here
+    ) -> None:
+        "Let each step that learns from items have them as they reach it."
+        set_up_steps(self.tfms, items)
+
+    def decode(self, o: Any) -> Any:
+        "`o` with the steps undone as far as they can be, the last one first."
+        return undo_steps(self.tfms, o)
+
+    def show(self, o: Any, ctx: Any = None, **kwargs: Any) -> Any:
+        "Draw `o`, undone as far as is needed: what draws is its own method `show`."
+        shown = undo_steps(self.tfms, o)
+        if not hasattr(shown, 'show'):
+            raise TypeError(f'a {type(shown).__name__} cannot draw itself: it has no method show')
+        return shown.show(ctx=ctx, **kwargs)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            "Called for what a pipeline does not have: an attribute of its steps, such as `vocab`."
+            steps = [] if name.startswith('_') or type(self).of_pictures else vars(self).get('tfms', [])
+            found = [getattr(t, name) for t in steps if isinstance(t, Transform) and hasattr(t, name)]
+            if not found:
+                raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}', name=name, obj=self)
+            return found[0] if len(found) == 1 else found
 
     def valid(self) -> 'Pipeline':
         "The pipeline of validation and prediction: each step's `valid()`, foreign callables unchanged."
-        tfms = [t.valid() if isinstance(t, Transform) else t for t in self.tfms]
+        tfms = [type(t).valid(t) if isinstance(t, Transform) else t for t in self.tfms]
         return Pipeline([t for t in tfms if t is not None])
 
     def find(
@@ -612,3 +698,44 @@ class Pipeline:
 
     def __repr__(self):
         return f'Pipeline({self.tfms})'
+
+
+def step_of(
+    t: Callable,  # a transform, or any function
+    o: Any,  # an item, a picture, or a tuple that holds some
+    rng: Any = None,  # what random transforms draw from
+    is_valid: bool = False,  # as in validation
+) -> Any:
+    "`o` after a step; of a tuple a transform changes the pictures, an `ItemTransform` or a function all of it."
+    if not isinstance(t, Transform):
+        return t(o)
+
+    def step(x: Any) -> Any:
+        return in_validation(t, x) if is_valid else own_state(t)(x, rng)
+
+    return step(o) if isinstance(t, ItemTransform) else each_picture(step, o)
+
+
+def set_up_steps(
+    steps: Sequence[Any],
+    items: Iterable[Any],  # of training
+) -> None:
+    "Let each step with a method `setup` see the items as they reach it."
+    items = list(items)
+    for i, t in enumerate(steps):
+        if getattr(t, 'setups', None) is not None or (hasattr(t, 'setup') and not isinstance(t, Transform)):
+            t.setup([functools.reduce(lambda o, step: step_of(step, o), steps[:i], item) for item in items])
+
+
+def undo_steps(
+    steps: Sequence[Any],
+    o: Any,
+) -> Any:
+    "`o` with the steps that can be undone undone, the last one first."
+    for t in reversed(steps):
+        undo = getattr(t, 'decode', None)
+        if undo is None:
+            continue
+        is_of_pictures = isinstance(t, Transform) and not hasattr(t, 'decodes')
+        o = each_picture(undo, o) if is_of_pictures else undo(o)
+    return o

@@ -28,6 +28,7 @@ from .data.dataset import Dataset, as_items
 from .data.loaders import DataLoaders, Loader
 from .data.normalize import Normalize
 from .data.targets import Target
+from .data.tuples import TupleLoader
 from vislearn.deploy.bundle import (
     BundleError,
     bundle_model,
@@ -211,6 +212,12 @@ def _same_rate(base_lr: Any, lr: Any) -> Any:
     if base_lr is not None and lr is not None:
         raise ValueError(f'base_lr={base_lr} and lr={lr} are two names of the same rate: give one of them')
     return lr if base_lr is None else base_lr
+
+
+def _only_row(table: Any) -> Any:
+    if len(table) != 1:
+        raise TypeError(f'predict takes one picture, got a table of {len(table)} rows: use learn.predict_batch(table)')
+    return table.iloc[0]
 
 
 def _vocab_of(dls: Any) -> list[Any] | None:
@@ -753,16 +760,27 @@ class Learner(TrainLoop):
     def predict(
         self,
         item: Any,  # path, bytes, file, Pillow picture, array (h,w,3) or tensor (3,h,w); or an item like the data's
+        rm_type_tfms: Any = None,  # as fastai has it; changes nothing
         with_input: bool = False,  # put the picture as the network saw it first: (3,h,w) float 0-1
     ) -> tuple[Any, ...]:
         "`(label, index, probs)` of one picture. No loader, no progress bar; may be called from several threads."
         is_copied_process(self._pid)
+        if isinstance(self.dls[-1], TupleLoader):
+            return self._predict_sample(item)
+        if hasattr(item, 'iterrows'):
+            item = _only_row(item)
         if isinstance(item, list) and self.dls.valid.dataset.get_x is None:
             raise TypeError(f'predict takes one picture, got a list of {len(item)}: use learn.predict_batch(items)')
         predictor = self._kept_predictor(self)
         opened = predictor.open(item)
         (answer,) = predictor.answers([opened])
         return (predictor.show(opened[0]), *answer) if with_input else answer
+
+    def _predict_sample(self, sample: Any) -> tuple[Any, ...]:
+        "`(index, index, output)` for the inputs of one sample of a `TupleLoader`."
+        outputs: Any = self.get_preds(dl=[self.dls[-1].batch_of(sample)])[0]
+        index = outputs[0].argmax(-1)
+        return index, index, outputs[0]
 
     def predict_batch(
         self,

@@ -27,6 +27,8 @@ class BatchPipeline(Pipeline):
     1.0
     """
 
+    of_pictures = True
+
     def __init__(
         self,
         tfms: Callable | Iterable[Callable] | None = None,  # batch transforms

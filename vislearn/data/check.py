@@ -8,6 +8,7 @@ __all__ = ['Part', 'Problem', 'Report', 'describe', 'one_line', 'label_counts', 
 
 # %% ../../nbs/data/14_check.ipynb #2bf43671
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -166,12 +167,14 @@ def _number_ranges(parts: Sequence[Part], target: Target) -> str:
 def alike_labels(
     vocab: Iterable[Any],
 ) -> list[list[Any]]:
-    "Labels that differ only in spaces, case, width, invisible characters or kind (1 and '1'): probably the same."
+    "Labels that differ only in spaces, case, width, invisible characters, zeros or kind (1, '1' and '01')."
     groups: dict[str, list[Any]] = {}
     for label in vocab:
         folded = unicodedata.normalize('NFKC', str(label)).casefold()
         folded = ''.join(c for c in folded if unicodedata.category(c) != 'Cf')
-        groups.setdefault(' '.join(folded.split()), []).append(label)
+        words = ' '.join(folded.split())
+        whole = re.fullmatch(r'\+?0*(\d+)(?:\.0*)?', words)
+        groups.setdefault(whole[1] if whole else words, []).append(label)
     return [group for group in groups.values() if len(group) > 1]
 
 # %% ../../nbs/data/14_check.ipynb #500b97ec

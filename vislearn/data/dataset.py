@@ -11,16 +11,19 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from fastcore.foundation import L
 from PIL import Image
 
+from ..core import Transform
 from .cache import PictureCache
+from .colour import Brightness, Contrast, Hue, Saturation
 from .decode import ImageError
 from .files import get_image_files
+from .geometry import Dihedral, Flip, Rotate, Warp, Zoom
 from .labels import ColReader
 from .resize import ItemPipeline, move_points, to_source
 from .show import show_image
@@ -129,8 +132,34 @@ def _label_error(target: Target, labels: list[Any], items: Sequence[Any], name: 
     return ValueError(f'{why}. It belongs to the {name} item {brief_item(item)}{count}{advice}')
 
 # %% ../../nbs/data/17_dataset.ipynb #74687824
+def _resample(sz: Any = None) -> Transform:
+    return Zoom(draw=1.0, p=1.0, size=sz)
+
+
+_STEPS: dict[str, Callable[..., Transform]] = {  # fastai's methods of a batch -> the transform they apply
+    'affine_coord': _resample,
+    'brightness': Brightness,
+    'contrast': Contrast,
+    'dihedral_batch': Dihedral,
+    'flip_batch': Flip,
+    'hue': Hue,
+    'rotate': Rotate,
+    'saturation': Saturation,
+    'warp': Warp,
+    'zoom': Zoom,
+}
+
+
 class TensorImage(torch.Tensor):
-    "A picture (c,h,w) as a tensor that can draw itself."
+    "A picture (c,h,w) as a tensor that can draw itself; of a batch, `x.rotate(draw=30, p=1)` is the transform's."
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            "Called for what a tensor does not have."
+            if name not in _STEPS:
+                raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}', name=name, obj=self)
+            return lambda **kwargs: TensorImage(_STEPS[name](**kwargs)(self.as_subclass(torch.Tensor)))
 
     @staticmethod
     def __new__(
@@ -143,9 +172,11 @@ class TensorImage(torch.Tensor):
         self,
         ctx: Any = None,  # Axes to draw on; None makes new ones
         title: str | None = None,
+        figsize: tuple[float, float] | None = None,  # inches
+        cmap: str | None = None,  # for grey pictures
     ) -> None:
         "Draw the picture."
-        show_image(self.as_subclass(torch.Tensor), ctx, title=title)
+        show_image(self.as_subclass(torch.Tensor), ctx, figsize, title, cmap=cmap)
 
 
 @dataclass(frozen=True)

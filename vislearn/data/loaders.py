@@ -40,6 +40,7 @@ from .normalize import Normalize
 from .preview import draw_pictures, early_pictures, first_trace, trace_item
 from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
+from .tuples import TupleLoader, as_loader
 from .workers import Workers
 from ..described import MadeBy
 from ..distrib import local_world_size, shares
@@ -554,13 +555,13 @@ class DataLoaders:
 
     def __init__(
         self,
-        *loaders: Loader,  # training first, then validation
+        *loaders: Any,  # training first, then validation; those of torch and others may be among them
         path: str | Path = '.',  # where models and exports are saved
         get_y: Callable | None = None,  # from an item to its label, for `test_dl(with_labels=True)`
         device: str | torch.device | None = None,  # where batches arrive; the loaders' own if not given
     ):
         self.made_by: MadeBy | None = None  # the call that made them, for a configuration
-        self.loaders = list(loaders)
+        self.loaders = [as_loader(dl) for dl in loaders]
         self.path = Path(path)
         self.get_y = get_y
         if device is not None:
@@ -572,7 +573,7 @@ class DataLoaders:
         waiting = [t for dl in self.loaders for t in dl.batch_tfms if isinstance(t, Normalize) and not t.is_measured]
         if not waiting or not self.train.n:
             return
-        xb, *_ = self.train.load(self.train.order(-1)[: self.train.bs], -1)
+        xb, *_ = self.train.load(self.train.order(-1)[: self.train.bs], -1)  # of a tuple, the first element
         for t in waiting:
             t.measure(xb)
 
@@ -620,6 +621,8 @@ class DataLoaders:
         get_y: Callable | None = None,  # from an item to its label, for `test_dl(with_labels=True)`
     ) -> 'DataLoaders':
         "Data loaders of data sets."
+        if ds and not any(isinstance(o, (Dataset, list)) for o in ds):
+            return cls._of_tuples(ds, path, bs, val_bs, shuffle, drop_last, device, seed, after_item, after_batch)
         tfms = after_batch if isinstance(after_batch, BatchPipeline) else BatchPipeline(after_batch)
         loaders = []
         for i, o in enumerate(_with_item_tfms(ds, after_item)):
@@ -638,13 +641,36 @@ class DataLoaders:
             loaders.append(loader)
         return cls(*loaders, path=path, get_y=get_y)
 
+    @classmethod
+    def _of_tuples(
+        cls,
+        sets: Sequence[Any],
+        path: str | Path,
+        bs: int,
+        val_bs: int | None,
+        shuffle: bool,
+        drop_last: bool,
+        device: str | torch.device | None,
+        seed: int | None,
+        after_item: Callable | list | None,
+        after_batch: Any,
+    ) -> 'DataLoaders':
+        "Loaders of any data sets whose elements are tuples."
+        same: dict[str, Any] = dict(item_tfms=after_item, batch_tfms=after_batch, device=device, seed=seed)
+        loaders = []
+        for i, o in enumerate(sets):
+            size = bs if i == 0 or val_bs is None else val_bs
+            how: dict[str, Any] = dict(shuffle=shuffle and i == 0, drop_last=drop_last and i == 0, is_valid=i > 0)
+            loaders.append(TupleLoader(o, size, **how, **same))
+        return cls(*loaders, path=path)
+
     @property
-    def train(self) -> Loader:
+    def train(self) -> Any:  # a Loader, or one of other samples
         "The training loader."
         return self.loaders[0]
 
     @property
-    def valid(self) -> Loader:
+    def valid(self) -> Any:  # a Loader, or one of other samples
         "The validation loader."
         if len(self.loaders) < 2:
             raise IndexError('there is no validation loader: DataLoaders(train, valid) takes two')
@@ -660,7 +686,7 @@ class DataLoaders:
         "The validation set."
         return self.valid.dataset
 
-    def __getitem__(self, i: int) -> Loader:
+    def __getitem__(self, i: int) -> Any:
         return self.loaders[i]
 
     def __len__(self):
@@ -789,6 +815,9 @@ class DataLoaders:
         ctxs: Sequence[Any] | None = None,  # Axes to draw on; None makes new ones
     ) -> None:
         "Draw training pictures as the network sees them, or at an earlier stage."
+        if not isinstance(self.train, Loader):
+            self.train.show_batch(max_n, nrows, ncols, figsize)
+            return
         self.train.show_batch(b, max_n, nrows, ncols, unique, figsize=figsize, imsize=imsize, stage=stage, ctxs=ctxs)
 
     def check(self) -> Report:
@@ -809,8 +838,10 @@ class DataLoaders:
         with_labels: bool = False,  # the items have labels, found by `get_y`
         bs: int | None = None,  # as the validation loader if not given
         num_workers: int | None = None,  # as the validation loader if not given
-    ) -> Loader:
+    ) -> Any:  # a Loader, or a TupleLoader where these are
         "A loader of new items, in their order, under the validation pipelines; rows are read as in training."
+        if isinstance(self.valid, TupleLoader):
+            return self.valid.test_dl(items)
         new = as_items(items)
         y = None
         if with_labels:
@@ -825,6 +856,8 @@ class DataLoaders:
 
     def train_eval(self) -> Loader:
         "The training items in their order under the validation pipelines: what to evaluate training items on."
+        if not isinstance(self.train, Loader):
+            return self.train.in_order() if hasattr(self.train, 'in_order') else self.train
         return self.valid.new(self.train_ds.new(item_tfms=self.valid_ds.item_tfms))
 
     def add_tfms(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from fastcore.foundation import L
 
-from ..core import Transform, did_you_mean, in_validation, listify
+from ..core import Pipeline, Transform, did_you_mean, each_picture, listify, made_step, step_of, undo_steps
 from vislearn.data.block import (
     CategoryBlock,
     DataBlock,
@@ -23,12 +23,14 @@ from vislearn.data.block import (
     RegressionBlock,
     TargetBlock,
 )
-from .dataset import brief_item
+from .dataset import TensorImage, brief_item
 from .image import PILImage, to_tensor
 from .labels import InTurn
 from .loaders import DataLoaders
 from .stages import rows_of
 from .targets import Target, Vocab
+from .tuples import TupleLoader
+from ..progress import echo
 
 # %% ../../nbs/data/26_pipelines.ipynb #338af5ac
 class LabelEncoder:
@@ -136,15 +138,18 @@ class OneHotEncode:
 
 # %% ../../nbs/data/26_pipelines.ipynb #70000b73
 class ToTensor(Transform):
-    "A picture as a tensor, which it already is in loaders."
+    "A picture as a tensor (c,h,w) that can draw itself, which it already is in loaders."
 
+    order = 5
     moves_pixels = False
 
     def __init__(self):
         super().__init__()
 
     def __call__(self, x: Any, rng: Any = None, *, split_idx: int | None = None) -> torch.Tensor:
-        return x if isinstance(x, torch.Tensor) else to_tensor(x)
+        if isinstance(x, tuple):
+            return each_picture(self, x)
+        return x if isinstance(x, torch.Tensor) else TensorImage(to_tensor(x))
 
 
 class IntToFloatTensor(Transform):
@@ -168,25 +173,26 @@ def _opened_as(f: Any) -> type[PILImage] | None:
 
 
 def _checked_steps(tfms: Any) -> list[Callable]:
-    "Functions as a list: classes of transforms and encoders become objects."
-    steps = []
-    for f in listify(tfms):
-        is_class = isinstance(f, type) and issubclass(f, (Transform, LabelEncoder, OneHotEncode))
-        steps.append(f() if is_class else f)
+    "Functions as a list, lowest `order` first: classes of transforms and encoders become objects."
+    given = [step for t in listify(tfms) for step in (t.tfms if isinstance(t, Pipeline) else [t])]
+    steps = [made_step(f) for f in given]
     for f in steps:
         if not callable(f):
             raise TypeError(f'a pipeline is a list of functions, got {brief_item(f)}, a {type(f).__name__}')
-    return steps
+    return Pipeline(steps).tfms
 
 
 def _after_step(step: Callable, o: Any, split: int | None, item: Any) -> Any:
-    if isinstance(step, Transform) and split != 0:
-        return in_validation(step, o)
     try:
-        return step(o)
+        return step_of(step, o, is_valid=split != 0)
     except Exception as e:
         e.add_note(f'in the step {getattr(step, "__name__", step)} of the item {brief_item(item)}')
         raise
+
+
+def _value(o: Any) -> Any:
+    "A tensor of one number as that number."
+    return o.item() if isinstance(o, torch.Tensor) and o.ndim == 0 else o
 
 
 class TfmdLists:
@@ -210,11 +216,12 @@ class TfmdLists:
         self._set_up()
 
     def _set_up(self) -> None:
-        "Let the encoder see the labels of training."
-        for i, step in enumerate(self.tfms):
-            if isinstance(step, LabelEncoder):
+        "Let encoders, and transforms with `setups`, see the training items as they reach them."
+        steps: list[Any] = self.tfms
+        for i, step in enumerate(steps):
+            if isinstance(step, LabelEncoder) or getattr(step, 'setups', None) is not None:
                 before = self.tfms[:i]
-                step.setup(self._through(before, self.items[k], split=0) for k in self.splits[0])
+                step.setup([self._through(before, self.items[k], split=0) for k in self.splits[0]])
 
     def _through(self, steps: Sequence[Callable], item: Any, split: int | None) -> Any:
         o = item
@@ -228,9 +235,10 @@ class TfmdLists:
         return next((step for step in self.tfms if isinstance(step, LabelEncoder)), None)
 
     @property
-    def vocab(self) -> Vocab | None:
-        "The labels in order."
-        return None if self.encoder is None else self.encoder.vocab
+    def vocab(self) -> Any:
+        "The labels in order, where a step has them."
+        steps: list[Any] = [step for step in self.tfms if isinstance(step, (LabelEncoder, Transform))]
+        return next((step.vocab for step in steps if getattr(step, 'vocab', None) is not None), None)
 
     def subset(
         self,
@@ -242,6 +250,16 @@ class TfmdLists:
         part.tfms = self.tfms
         part.splits = [list(range(len(part.items)))]
         part.split_idx = i
+        return part
+
+    def over(
+        self,
+        items: Any,  # a list, or a data frame, whose rows are items
+    ) -> 'TfmdLists':
+        "The same functions, as they are set up, over other items, which count as validation."
+        part = self.subset(0)
+        part.items = L(rows_of(items))
+        part.splits, part.split_idx = [list(range(len(part.items)))], 1
         return part
 
     @property
@@ -270,20 +288,53 @@ class TfmdLists:
         o: Any,  # what the functions gave
     ) -> Any:
         "What it was before it was encoded; a picture stays as it is."
-        return o if self.encoder is None else self.encoder.decode(o)
+        return undo_steps(self.tfms, tuple(map(_value, o)) if type(o) is tuple else o)
 
     def show(
         self,
         o: Any,  # what the functions gave
         ctx: Any = None,  # Axes to draw on
         title: str | None = None,
-    ) -> None:
-        "Draw a picture, print anything else."
-        show = getattr(o, 'show', None)
-        if show is None:
-            print(self.decode(o))
-        else:
-            show(ctx=ctx, title=title)
+    ) -> Any:
+        "Draw a picture, or what has a method `show`; print anything else."
+        shown = o if hasattr(o, 'show') else self.decode(o)
+        if not hasattr(shown, 'show'):
+            echo(str(shown))
+            return None
+        return shown.show(ctx=ctx) if title is None else shown.show(ctx=ctx, title=title)
+
+    @did_you_mean
+    def dataloaders(
+        self,
+        bs: int = 64,  # samples per batch
+        val_bs: int | None = None,  # samples per validation batch; as `bs` if not given
+        shuffle: bool = True,  # a new training order each epoch
+        num_workers: int | None = None,  # changes nothing: samples are made in the calling thread
+        device: str | torch.device | None = None,  # None chooses
+        drop_last: bool = True,  # leave out a last training batch that is not full
+        seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
+        path: str | Path = '.',  # where models and exports are saved
+        after_item: Callable | Sequence[Callable] | None = None,  # transforms of each picture in a sample
+        after_batch: Callable | Sequence[Callable] | None = None,  # batch transforms, of each batch of pictures
+        n_inp: int | None = None,  # inputs of the network; all but the last element if not given
+    ) -> DataLoaders:
+        "Loaders of samples that are tuples: a network is given all but the last element, the loss is given that."
+        loaders = []
+        for i in range(len(self.splits)):
+            loader = TupleLoader(
+                self.subset(i),
+                bs if i == 0 or val_bs is None else val_bs,
+                shuffle=shuffle and i == 0,
+                drop_last=drop_last and i == 0,
+                item_tfms=after_item,
+                batch_tfms=after_batch,
+                device=device,
+                seed=seed,
+                n_inp=n_inp,
+                is_valid=i > 0,
+            )
+            loaders.append(loader)
+        return DataLoaders(*loaders, path=path)
 
     def __repr__(self):
         names = [getattr(f, '__qualname__', repr(f)) for f in self.tfms]

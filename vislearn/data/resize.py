@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import Pipeline, Transform, as_float, as_int, in_validation, own_state, suggest
+from ..core import Pipeline, Transform, as_float, as_int, each_picture, in_validation, own_state, suggest
 from .decode import ImageError
 from .image import Cut, apply_cut, open_image, to_pil, to_tensor
 
@@ -94,7 +94,9 @@ class ItemGeometry(Transform):
         *,
         split_idx: int | None = None,  # 0 as in training, 1 as in validation
     ) -> Any:  # as `x`
-        "`x` after this step; a Pillow picture comes back as one."
+        "`x` after this step; a Pillow picture comes back as one. Of a tuple, the pictures are changed."
+        if isinstance(x, tuple):
+            return each_picture(lambda im: self(im, rng, trail, split_idx=split_idx), x)
         if split_idx == 1:
             return in_validation(self, x)
         if split_idx == 0:
@@ -403,6 +405,8 @@ class DihedralItem(ItemGeometry):
 # %% ../../nbs/data/03_resize.ipynb #dbb12370
 class ItemPipeline(Pipeline):
     "Open a picture and apply item transforms: source -> (3,h,w) uint8."
+
+    of_pictures = True
 
     def __init__(
         self,

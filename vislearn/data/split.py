@@ -384,7 +384,8 @@ class TrainTestSplitter:
             return self._stratified(items, n_test / n, n_train)
         if not self.shuffle:
             return list(range(n_train)), list(range(n_train, n_train + n_test))
-        idx = np.random.RandomState(self.random_state).permutation(n).tolist()
+        seed = None if self.random_state is None else as_int(self.random_state, 'random_state', least=0)
+        idx = np.random.RandomState(seed).permutation(n).tolist()
         return idx[n_test : n_test + n_train], idx[:n_test]
 
     def _stratified(self, items: Sequence, share: float, n_train: int) -> Split:

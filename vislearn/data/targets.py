@@ -357,7 +357,8 @@ class Vocab(list):
         "The distinct labels."
         originals: dict[Any, Any] = {}
         for o in labels:
-            originals.setdefault(plain_label(o), o)
+            label = plain_label(o)
+            originals.setdefault(label, o if elements_of(o) is None else label)
         plain = list(originals)
         if sort:
             try:

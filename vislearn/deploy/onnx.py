@@ -30,6 +30,7 @@ from .records import RECORD_VERSION, records
 from .runtime import ONNX_VERSION, OnnxPredictor
 from ..io import replacing
 from ..models.fold import conv_bn_pairs, fold
+from ..progress import echo
 
 if TYPE_CHECKING:
     import onnx
@@ -431,7 +432,7 @@ def write_onnx(
     with replacing(Path(path)) as tmp:
         _save(joined, info, tmp)
         checked = compare(predictor, OnnxPredictor(tmp), items, targets)
-        print(f'{Path(path).name}: {_told(checked)}')
+        echo(f'{Path(path).name}: {_told(checked)}')
         if not force:
             _check_agreement(Path(path).name, checked)
         _save(joined, info | {'checked': checked}, tmp)

@@ -38,6 +38,7 @@ except ImportError as e:
 from .. import __version__
 from ..data import decode as decoding
 from .records import Engine, Item, answer_batch, image_bytes, open_item
+from ..progress import echo
 
 # %% ../../nbs/deploy/07_serve.ipynb #77ed9d0e
 class Busy(Exception):
@@ -802,7 +803,7 @@ def serve(
     "Serve a model until the process is told to stop."
     options = options or ServeOptions()
     app = make_app(engine, options, about, explain)
-    print(f'http://{host}:{port}  (Ctrl-C stops it)', flush=True)
+    echo(f'http://{host}:{port}  (Ctrl-C stops it)')
     try:
         _uvicorn(app, host, port, options).run()
     except KeyboardInterrupt:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.loaders import Loader
 from ..data.show import get_grid, show_image
 from ..data.targets import Target
+from ..data.tuples import TupleLoader
 
 # %% ../../nbs/interpret/05_results.ipynb #7f5955fc
 def show_predictions(
@@ -40,7 +40,7 @@ def show_predictions(
 # %% ../../nbs/interpret/05_results.ipynb #eeebb4e8
 def show_results(
     learn: Any,
-    dl: Loader,  # whose items
+    dl: Any,  # the loader whose items are shown
     *,
     max_n: int = 9,  # pictures at most
     shuffle: bool = True,  # any items, not the first
@@ -49,6 +49,11 @@ def show_results(
     figsize: tuple[float, float] | None = None,  # inches
 ) -> None:
     "Draw pictures of a loader with true and predicted labels."
+    if isinstance(dl, TupleLoader):
+        batch = dl.one_batch()
+        (probs, *_) = learn.get_preds(dl=[batch])
+        dl.show_results(batch, probs.argmax(-1)[:max_n], nrows, ncols, figsize)
+        return
     if shuffle:
         dl = dl.new(shuffle=True)
     batch = tuple(o[:max_n] for o in dl.one_batch())

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['EVENTS', 'BATCH_EVENTS', 'CancelStepException', 'CancelBackwardException', 'CancelBatchException',
            'CancelTrainException', 'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback',
-           'events_of', 'on', 'CallbackHost']
+           'events_of', 'LearnerView', 'on', 'call_event', 'CallbackHost']
 
 # %% ../../nbs/train/00_events.ipynb #f664f26f
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core import listify, snake_case, suggest
 from ..distrib import is_main
+from ..progress import echo
 
 # %% ../../nbs/train/00_events.ipynb #50633d45
 class CancelStepException(Exception):
@@ -58,6 +59,7 @@ class Callback:
     """
 
     events: set[str]  # those it is told of; set when it is added to a learner
+    plain_events: set[str] = set()  # of these, the methods that take no learner, as in fastai: they use `self.learn`
 
     order: int = 0  # among callbacks: lower comes first
     run_train: bool = True  # is told of training batches
@@ -147,6 +149,14 @@ class Callback:
     ) -> None:
         "Put back what `state_dict` gave."
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            "Called for what a callback does not have; one that is written for fastai has all that its learner has."
+            if 'learn' in vars(self) and not name.startswith('_'):
+                return getattr(self.learn, name)
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}', name=name, obj=self)
+
     @property
     def name(self) -> str:
         "The class name in snake case without `_callback`: the learner has the callback as an attribute of this name."
@@ -173,11 +183,42 @@ def events_of(
             raise AttributeError(f'{cb}.{name} is not an event{known}')
     events = {e for e in EVENTS if getattr(type(cb), e) is not getattr(Callback, e) or e in vars(cb)}
     for e in events:
-        try:
-            inspect.signature(getattr(cb, e)).bind(None)
-        except TypeError:
-            raise TypeError(f'{cb}.{e} must take the learner: write `def {e}(self, learn):`') from None
+        if not _can_be_called(getattr(cb, e), None) and not _can_be_called(getattr(cb, e)):
+            raise TypeError(f'{cb}.{e} must take the learner: write `def {e}(self, learn):`')
     return events
+
+
+def _can_be_called(f: Callable, *args: Any) -> bool:
+    try:
+        inspect.signature(f).bind(*args)
+    except TypeError:
+        return False
+    return True
+
+
+class LearnerView:
+    "A learner as callbacks written for fastai see it: `xb` and `yb` are tuples, `x` and `y` what is in them."
+
+    def __init__(
+        self,
+        learn: Any,
+    ):
+        vars(self)['_learn'] = learn
+
+    def __getattr__(self, name: str) -> Any:
+        if '_learn' not in vars(self):
+            raise AttributeError(name)
+        if name in ('x', 'y'):
+            return getattr(self._learn, f'{name}b')
+        o = getattr(self._learn, name)
+        if name not in ('xb', 'yb'):
+            return o
+        return () if o is None else (o,)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ('xb', 'yb') and isinstance(value, (tuple, list)):
+            value = value[0] if value else None
+        setattr(self._learn, name, value)
 
 # %% ../../nbs/train/00_events.ipynb #c8f3ff94
 def on(
@@ -194,6 +235,15 @@ def on(
 # %% ../../nbs/train/00_events.ipynb #1070a217
 def _made(cb: Callback | type[Callback]) -> Callback:
     return cb() if isinstance(cb, type) else cb
+
+
+def call_event(cb: Callback, event: str, host: Any) -> None:
+    "Call the method of an event, with the host unless it was written for fastai."
+    f = getattr(cb, event)
+    if event in cb.plain_events:
+        f()
+    else:
+        f(host)
 
 
 def _is_one_of(cb: Callback, kinds: Iterable[Callback | type[Callback]]) -> bool:
@@ -223,11 +273,14 @@ class CallbackHost:
         "Add a callback; returns itself."
         cb = _made(cb)
         cb.events = events_of(cb)
+        cb.plain_events = {e for e in cb.events if not _can_be_called(getattr(cb, e), None)}
+        if cb.plain_events:
+            vars(cb)['learn'] = LearnerView(self)
         self.cbs.append(cb)
         self.cbs.sort(key=lambda o: o.order)
         if not hasattr(type(self), cb.name) or cb.name in type(self).__annotations__:
             setattr(self, cb.name, cb)
-        cb.after_create(self)
+        call_event(cb, 'after_create', self)
         return self
 
     def add_cbs(
@@ -295,7 +348,7 @@ class CallbackHost:
         "Print which callback acts when."
         for event in EVENTS:
             if cbs := self.ordered_cbs(event):
-                print(f'{event}: {", ".join(map(str, cbs))}')
+                echo(f'{event}: {", ".join(map(str, cbs))}')
 
     def __call__(
         self,
@@ -307,7 +360,7 @@ class CallbackHost:
                 continue
             if event == 'after_cancel_fit' and cb in self.not_begun:
                 continue
-            getattr(cb, event)(self)
+            call_event(cb, event, self)
             if event == 'before_fit' and cb in self.not_begun:
                 self.not_begun.remove(cb)
 

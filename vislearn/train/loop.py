@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import as_int, batch_rng, is_copied_process, keep_memory, listify
+from ..data.tuples import Inputs
 from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
 from ..models.body import main_output
 from ..models.depthwise import DepthwiseIn32
@@ -37,6 +38,7 @@ from vislearn.train.events import (
     CancelStepException,
     CancelTrainException,
     CancelValidException,
+    call_event,
 )
 from .losses import counts_unevenly, get_loss, item_losses
 from .metrics import compute_metric, get_metric, metric_names
@@ -508,7 +510,7 @@ class TrainLoop(CallbackHost):
             stack.callback(self._let_go)
             for cb in reversed(self.ordered_cbs('after_fit')):
                 if cb not in self.not_begun:
-                    stack.callback(cb.after_fit, self)
+                    stack.callback(call_event, cb, 'after_fit', self)
 
     def _let_go(self) -> None:
         "Hold on to nothing that belongs to the last batch."
@@ -640,7 +642,7 @@ class TrainLoop(CallbackHost):
     def _choose_net(self) -> nn.Module:
         "The network that computes what the model does with the least work."
         self._is_contiguous = needs_contiguous(self.model)
-        if not self.lean or is_watched(self.model):
+        if not self.lean or is_watched(self.model) or isinstance(self.xb, Inputs):
             return self.model
         if not self.training:
             return self._kept_fold(self.model, self.xb)
@@ -667,7 +669,7 @@ class TrainLoop(CallbackHost):
     def _computed(self, net: nn.Module, xb: Tensor) -> Any:
         "What the network makes of a batch; an error says what it was given."
         try:
-            return net(xb)
+            return net(*xb) if isinstance(xb, Inputs) else net(xb)
         except Exception as e:
             grey = ' (grey pictures)' if xb.ndim == 4 and xb.shape[1] == 1 else ''
             e.add_note(f'in the network {type(self.model).__name__}, given {_shape_text(xb)}{grey}')
@@ -676,7 +678,10 @@ class TrainLoop(CallbackHost):
     def _loss(self) -> Tensor:
         self._check_outputs()
         try:
-            return self.loss_func(self.pred, self.yb)
+            loss = self.loss_func(self.pred, self.yb)
+            if loss.numel() != 1:
+                raise ValueError(f'the loss gives {_shape_text(loss)}, not one number: return its mean')
+            return loss.reshape(())
         except Exception as e:
             e.add_note(
                 f'in the loss {self.loss_func}, given pred {_shape_text(self.pred)} and targ {_shape_text(self.yb)}'

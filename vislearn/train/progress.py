@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core import suggest
-from ..progress import MODES, echo, progress_mode, times_shown
+from ..progress import MODES, BarStream, echo, progress_mode, times_shown
 from ..table import html_row
 from .events import Callback
 
@@ -150,7 +150,7 @@ class ProgressCallback(Callback):
         if self.now == 'terminal' and hasattr(sys.stderr, 'write'):
             from tqdm import tqdm
 
-            self.bar = tqdm(**bar, leave=False)
+            self.bar = tqdm(**bar, leave=False, file=BarStream(sys.stderr))
 
     def after_batch(self, learn):
         if self.bar is None:
