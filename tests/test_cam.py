@@ -91,16 +91,19 @@ def test_no_spatial_map_says_so():
 
 
 class Mixed(nn.Module):
-    "Each point is given the mean of all of them."
+    "Each point is given the mean of all of them, and `keep` of what it had."
 
-    def __init__(self):
+    def __init__(self, keep: float = 0.0):
         super().__init__()
+        self.keep = keep
         self.body, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 2)
         self.mix = nn.Identity()
+        for p in self.parameters():
+            p.data.abs_()
 
     def forward(self, x):
         fmap = self.body(x)
-        fmap = self.mix(fmap.mean((2, 3), keepdim=True) + 0 * fmap)
+        fmap = self.mix(fmap.mean((2, 3), keepdim=True) + self.keep * fmap)
         return self.head(fmap.mean((2, 3)))
 
 
@@ -108,6 +111,8 @@ def test_features_that_are_the_same_everywhere_say_so():
     net = Mixed().eval()
     with pytest.raises(ValueError, match='same features at all 8 x 8 points.*layer='):
         grad_cam(net, torch.rand(3, 3, 32, 32))
+    hardly = Mixed(keep=0.04).eval()
+    assert not grad_cam(hardly, torch.rand(3, 3, 32, 32))[0].any()  # not shown as if it were warm everywhere
     heat, _ = grad_cam(net, torch.rand(3, 3, 32, 32), layer=net.body)
     assert heat.std() > 0
     with pytest.raises(ValueError, match='same features at all 4 x 4 points'):
@@ -128,12 +133,12 @@ def test_an_empty_picture_has_no_heat():
 
 
 def test_heat_does_not_depend_on_the_size_of_the_predictions():
-    model, xb = create_model('test_resnet', 2, pretrained=False).eval(), torch.rand(2, 3, 64, 64)
-    heat, labels = grad_cam(model, xb)
+    net, xb = Mixed(keep=1).eval(), torch.rand(2, 3, 32, 32)
+    heat, labels = grad_cam(net, xb)
+    assert heat.amax((1, 2)).tolist() == [1, 1]
     with torch.no_grad():
-        model.head[-1].weight.mul_(2.0**-40)
-    assert heat.amax((1, 2)).max() == 1
-    torch.testing.assert_close(grad_cam(model, xb, labels)[0], heat)
+        net.head.weight.mul_(2.0**-40)
+    torch.testing.assert_close(grad_cam(net, xb, labels)[0], heat)
 
 
 @pytest.mark.parametrize('switch', [torch.no_grad, torch.inference_mode])

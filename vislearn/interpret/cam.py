@@ -201,17 +201,17 @@ def _features_and_pred(model: nn.Module, xb: Tensor, place: _Place) -> tuple[Ten
     return outputs[0], pred
 
 
-def _is_flat(maps: Tensor) -> Tensor:  # (bs,...,h,w) -> (bs,) bool
-    "Which maps hold something, but the same at every point?"
+def _is_flat(maps: Tensor, within: float) -> Tensor:  # (bs,...,h,w) -> (bs,) bool
+    "Which maps hold something, but the same at every point, up to a share of it?"
     off = maps - maps.mean((-2, -1), keepdim=True)
     size = maps.flatten(1).norm(dim=1)
-    return (size > 0) & (off.flatten(1).norm(dim=1) <= 1e-3 * size)
+    return (size > 0) & (off.flatten(1).norm(dim=1) <= within * size)
 
 
 def _check_places(fmap: Tensor, xb: Tensor, model: nn.Module) -> None:
     "A `ValueError` where the features of pictures with something on them are the same at all points."
-    is_flat = _is_flat(fmap)
-    if is_flat.all() and not _is_flat(xb.float()).all():
+    is_flat = _is_flat(fmap, within=1e-3)
+    if is_flat.all() and not _is_flat(xb.float(), within=1e-3).all():
         h, w = fmap.shape[-2:]
         raise ValueError(
             f'{type(model).__name__} gives the same features at all {h} x {w} points of a picture, so Grad-CAM has '
@@ -250,7 +250,7 @@ def grad_cam(
     _check_places(fmap, xb, model)
     weights = place.layout.to_map(grad).float().mean((2, 3), keepdim=True)  # (bs,ch,1,1)
     heat = (weights * fmap).sum(1, keepdim=True)
-    heat = heat.relu() * ~_is_flat(heat)[:, None, None, None]
+    heat = heat.relu() * ~_is_flat(heat, within=0.01)[:, None, None, None]
     heat = F.interpolate(heat, xb.shape[-2:], mode='bilinear')[:, 0]  # (bs,h,w)
     highest = heat.amax((1, 2), keepdim=True)
     return (heat / highest.where(highest > 0, 1)).cpu(), labels.cpu()
