@@ -88,6 +88,9 @@ HANDED_ON = {
     'OptimWrapper',
     'WandbCallback.__init__',
     'rank0_first',
+    'Pipeline.show',
+    'show_at',
+    'show_titled_image',
 }  # to a function of others
 
 
