@@ -163,7 +163,7 @@ def test_predict_command_shares_items_and_keeps_their_order(trained):
 
 
 def test_ray_recipe_of_the_lesson(trained, monkeypatch):
-    pytest.importorskip('ray', reason='the recipe for Ray needs pip install ray, which the library does not')
+    ray = pytest.importorskip('ray', reason='the recipe for Ray needs pip install ray, which the library does not')
     pd = pytest.importorskip('pandas', reason="needs pip install 'vislearn[dev]'")
     cells = json.loads((HERE.parent / 'nbs/lessons/37_processes.ipynb').read_text(encoding='utf-8'))['cells']
     code = next(''.join(o['source']) for o in cells if 'import ray' in ''.join(o['source']))
@@ -172,7 +172,11 @@ def test_ray_recipe_of_the_lesson(trained, monkeypatch):
     monkeypatch.chdir(trained)
     from vislearn.data.files import get_image_files
 
-    exec(code, {'__name__': '__main__', 'get_image_files': get_image_files})
+    ray.init(num_cpus=4, include_dashboard=False)  # two for the actors, the others for reading and writing
+    try:
+        exec(code, {'__name__': '__main__', 'get_image_files': get_image_files})
+    finally:
+        ray.shutdown()
     found = [
         row for file in (trained / 'answers').glob('*.parquet') for row in pd.read_parquet(file).to_dict('records')
     ]
