@@ -43,7 +43,7 @@ from enum import Enum, IntEnum
 from functools import partial, reduce
 from operator import attrgetter, itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import numpy as np
 import torch
