@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
@@ -747,6 +748,18 @@ def test_callbacks_can_be_copied_and_pickled_after_use(tmp_path, make):
     other.fit(1)
     assert same_weights(learn.model, other.model)
     assert torch.equal(torch.stack(learn.recorder.losses), torch.stack(other.recorder.losses))
+
+
+def test_accumulation_of_more_pictures_than_the_fit_has_warns_once(tmp_path):
+    learn = loop(tmp_path)
+    before = {k: v.clone() for k, v in learn.model.named_parameters()}
+    with pytest.warns(UserWarning, match=r'n_acc=1000.* whole fit had 128;') as said:
+        learn.fit(2, cbs=GradientAccumulation(1000))
+    assert len(said) == 1 and all(torch.equal(v, before[k]) for k, v in learn.model.named_parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.fit(2, cbs=GradientAccumulation(128))  # one step, in the second epoch
+    assert not all(torch.equal(v, before[k]) for k, v in learn.model.named_parameters())
 
 
 def test_only_callbacks_without_side_effects_take_part_in_trials():

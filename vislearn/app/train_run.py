@@ -488,10 +488,15 @@ def lr_find(
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
+    from vislearn.train.lr_find import steep, valley
+
     _import(imports, data)
     cfg, _ = _configuration(data, set)
     _, learn = build(cfg)
-    print(learn.lr_find())
+    suggested = learn.lr_find(suggest_funcs=(valley, steep))
+    print(suggested)
+    if suggested.steep is not None:
+        print(f'train --lr auto takes steep: {suggested.steep:.2g}')
     plt.savefig(out, bbox_inches='tight', dpi=110)
     print(f'plot: {out}')
 

@@ -7,6 +7,7 @@ __all__ = ['GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLa
 
 # %% ../../nbs/train/22_steps.ipynb #33bea37e
 import time
+import warnings
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ class GradientClip(Callback):
 
 # %% ../../nbs/train/22_steps.ipynb #8a7c8005
 class GradientAccumulation(Callback):
-    "One optimizer step for at least `n_acc` pictures."
+    "One optimizer step for at least `n_acc` pictures; a warning where a whole fit had fewer and took none."
 
     def __init__(
         self,
@@ -47,9 +48,20 @@ class GradientAccumulation(Callback):
     def before_fit(self, learn):
         self.before = learn.n_acc
         learn.n_acc = self.n_acc
+        self.stepped = learn.resuming is not None  # what was done before is not known
+
+    def after_step(self, learn):
+        self.stepped = True
 
     def after_fit(self, learn):
         learn.n_acc = self.before
+        is_whole = learn.position[0] == learn.n_epoch
+        if is_whole and learn.unstepped and not self.stepped:
+            warnings.warn(
+                f'nothing was learned: GradientAccumulation(n_acc={self.n_acc}) waits for {self.n_acc} pictures, and '
+                f'the whole fit had {learn.unstepped}; take a smaller n_acc or more epochs',
+                stacklevel=2,
+            )
 
 # %% ../../nbs/train/22_steps.ipynb #665092ee
 class MixedPrecision(Callback):
