@@ -125,6 +125,39 @@ def test_time_limit_plans_the_epochs_and_lr_auto_finds_the_rate(pictures, tmp_pa
     assert (tmp_path / 'quick/export.pkl').exists()
 
 
+@pytest.mark.parametrize('given', ['pictures', 'pictures/labels.csv', 'pictures/list.txt'])
+def test_a_small_class_has_a_validation_picture_without_a_configuration(pictures, tmp_path, monkeypatch, given):
+    from vislearn.app.config import build_data, read_config, to_python, to_toml
+    from vislearn.app.train_run import guess_config
+
+    monkeypatch.chdir(tmp_path)
+    labels = sorted(o.name for o in pictures.iterdir() if o.is_dir())
+    shutil.copytree(pictures, 'pictures')
+    for file in sorted(Path('pictures', labels[0]).iterdir())[3:]:
+        file.unlink()
+    files = sorted(Path('pictures').glob('*/*'))
+    rows = [(f.relative_to('pictures').as_posix(), f.parent.name) for f in files]
+    Path('pictures/labels.csv').write_text('\n'.join(['file,label', *map(','.join, rows)]))
+    Path('pictures/list.txt').write_text('\n'.join(map(' '.join, rows)))
+    for seed in range(5):
+        cfg, _ = guess_config(given, seed=seed)
+        dls = build_data(cfg)
+        held = [Path(o).parent.name for o in dls.valid_ds.sources()]
+        assert [held.count(label) for label in labels] == [1, *[2] * (len(labels) - 1)]
+    assert 'stratify=True' in to_python(cfg)
+    Path('run.toml').write_text(to_toml(cfg))
+    again = build_data(read_config('run.toml'))
+    assert again.valid_ds.sources() == dls.valid_ds.sources()
+
+
+def test_numbers_are_split_at_random(pictures, tmp_path):
+    from vislearn.app.train_run import guess_data
+
+    files = sorted(pictures.rglob('*.*'))
+    (tmp_path / 'sizes.csv').write_text('\n'.join(['file,size', *(f'{f},{i}.5' for i, f in enumerate(files))]))
+    assert 'stratify' not in guess_data(str(tmp_path / 'sizes.csv'))
+
+
 def test_config_errors_name_their_place(tmp_path):
     (tmp_path / 'run.toml').write_text('[data]\ntype = "from_fodler"\n[learner]\narch = "resnet18"\n')
     r = run('train', 'run.toml', cwd=tmp_path)

@@ -33,6 +33,7 @@ from .report import number_text, validation_numbers, write_report
 # %% ../../nbs/app/04_train_run.ipynb #4cf6828f
 _TABLES, _LISTS = ('.csv', '.tsv'), ('.txt', '.lst')  # suffixes
 _TRAIN, _VALID = ('train', 'training'), ('valid', 'val', 'validation', 'test')
+_PEEK = {'item_tfms': {'type': 'Resize', 'size': 32}, 'bs': 4}  # loaders that are only looked at
 
 
 def guess_data(
@@ -57,15 +58,24 @@ def guess_data(
             raise ConfigError(
                 f'{data} holds {len(names)} folders: give one sub-folder for each label, or train/ and valid/{there}'
             )
-        return {'type': 'from_folder', 'path': data, **split}
+        return {'type': 'from_folder', 'path': data, **split, 'stratify': True}
     suffix = path.suffix.lower()
     if suffix in _TABLES:
-        return {'type': 'from_csv', 'path': str(path.parent), 'csv_fname': path.name, **split}
+        return _by_class({'type': 'from_csv', 'path': str(path.parent), 'csv_fname': path.name, **split})
     if suffix in _LISTS:
-        return {'type': 'from_list_file', 'path': str(path.parent), 'fname': path.name, **split}
+        return _by_class({'type': 'from_list_file', 'path': str(path.parent), 'fname': path.name, **split})
     raise ConfigError(
         f'{data} is neither a folder, a table (.csv), a list (.txt) nor a configuration (.toml, .yaml, .json)'
     )
+
+
+def _by_class(table: dict[str, Any]) -> dict[str, Any]:
+    "The table; split by class where each picture has one category."
+    from vislearn.app.config import build_data
+    from vislearn.data.targets import Category
+
+    dls = build_data({'data': table | _PEEK})
+    return table | {'stratify': True} if isinstance(dls.target, Category) else table
 
 
 def guess_config(
@@ -80,7 +90,7 @@ def guess_config(
     from vislearn.app.config import build_data
 
     table = guess_data(data, seed=seed)
-    dls = build_data({'data': table | {'item_tfms': {'type': 'Resize', 'size': 32}, 'bs': 4}})
+    dls = build_data({'data': table | _PEEK})
     n = len(dls.train_ds)
     said = [f'{n} training and {len(dls.valid_ds)} validation pictures, {dls.target}']
     if size is None:

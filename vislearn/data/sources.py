@@ -27,7 +27,7 @@ from .files import get_image_files, missing_folder
 from .image import PILImage
 from .labels import ColReader, FolderLabeller, RegexLabeller, elements_of
 from .loaders import DataLoaders
-from .split import ColSplitter, FuncSplitter, RandomSplitter
+from .split import ColSplitter, FuncSplitter, RandomSplitter, StratifiedSplitter
 from .tables import as_records, distinct_names, file_of, folder_of, read_list, read_names, read_table
 from .targets import Category, MultiCategory, Regression, Target, guess_target
 from ..described import remembers_call
@@ -51,6 +51,16 @@ class LoaderOptions:
     sampler: str | Sequence[float] | None = None  # 'balanced' draws classes equally often; or a weight per item
     cache: str | PictureCache | None = None  # keep decoded training pictures: 'ram', 'disk', 'auto'
     bad_images: str = 'skip'  # leave out unusable pictures and report them, or 'raise'
+    stratify: bool = False  # `valid_pct` of each class, not of all pictures; for one label per picture
+
+    def random_split(
+        self,
+        valid_pct: float,  # share kept back, 0-1
+        seed: int | None,
+        get_y: Callable,  # item -> label
+    ) -> Callable:  # items -> positions of training and validation
+        "The splitter that keeps back a share of the items, or of each class."
+        return StratifiedSplitter(get_y, valid_pct, seed) if self.stratify else RandomSplitter(valid_pct, seed)
 
     def dataloaders(
         self,
@@ -107,6 +117,7 @@ class LoaderKeywords(TypedDict, total=False):
     sampler: str | Sequence[float] | None
     cache: str | PictureCache | None
     bad_images: str
+    stratify: bool
 
 
 _F = TypeVar('_F', bound=Callable)
@@ -285,14 +296,15 @@ def loaders_of_parts(
     if not train:
         raise ValueError('there are no training items')
     sizes = [None if part is None else len(part) for part in parts]
-    splitter = _splitter_of(sizes, splitter or RandomSplitter(valid_pct, seed))
     read_x, read_y = readers or (None, None)
+    get_y = LabelOf(read_y)
+    splitter = _splitter_of(sizes, splitter or options.random_split(valid_pct, seed, get_y))
     return options.dataloaders(
         [*train, *valid, *test],
         path=path,
         seed=seed,
         splitter=splitter,
-        get_y=LabelOf(read_y),
+        get_y=get_y,
         y_block=y_block or block_for([o.y for o in train]),
         get_x=PictureOf(read_x),
     )
@@ -366,7 +378,7 @@ class ImageDataLoaders(DataLoaders):
         if valid_pct is not None:
             files = get_image_files(path)
             get_y = FolderLabeller.of(path, files, splits=(train, valid))
-            splitter: Callable = RandomSplitter(valid_pct, seed)
+            splitter: Callable = how.random_split(valid_pct, seed, get_y)
         else:
             for name in (train, valid):
                 if Path(path).is_dir() and not (Path(path) / name).is_dir():
@@ -420,8 +432,10 @@ class ImageDataLoaders(DataLoaders):
         **options: Unpack[LoaderKeywords],
     ) -> DataLoaders:
         "Files labelled by a function of their path."
-        files, splitter = L(fnames).map(Path), RandomSplitter(valid_pct, seed)
-        return LoaderOptions(**options).dataloaders(files, path=path, seed=seed, splitter=splitter, get_y=label_func)
+        how = LoaderOptions(**options)
+        splitter = how.random_split(valid_pct, seed, label_func)
+        files = L(fnames).map(Path)
+        return how.dataloaders(files, path=path, seed=seed, splitter=splitter, get_y=label_func)
 
     @classmethod
     @did_you_mean
@@ -671,7 +685,7 @@ def _lazy_loaders(
         items,
         path=path,
         seed=seed,
-        splitter=_splitter_of(sizes, RandomSplitter(valid_pct, seed)),
+        splitter=_splitter_of(sizes, options.random_split(valid_pct, seed, LabelOf())),
         get_y=LabelOf(),
         y_block=CategoryBlock(vocab=vocab),
         get_x=PictureOf(),
