@@ -195,7 +195,7 @@ def test_evaluation_goes_by_the_metrics_and_not_by_the_columns_of_a_fit():
 def test_planning_epochs_leaves_no_trace():
     import torch
 
-    from vislearn.app.train_run import planned_epochs
+    from vislearn.train.trials import planned_epochs
 
     learn = tiny_learner(seed=0)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
