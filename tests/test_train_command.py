@@ -92,8 +92,9 @@ name = "two"
 def test_a_run_stopped_between_two_phases_goes_on_to_the_same_end(pictures, tmp_path):
     (tmp_path / 'pictures').symlink_to(pictures)
     (tmp_path / 'two.toml').write_text(TWO_PHASES)
-    assert run('train', 'two.toml', cwd=tmp_path).returncode == 0
+    assert run('train', 'two.toml', '--tta', cwd=tmp_path).returncode == 0
     whole, folder = history(tmp_path / 'runs/two'), tmp_path / 'runs/two'
+    assert 'accuracy with tta' in (folder / 'report.html').read_text()
     assert [row['epoch'] for row in whole] == [0, 1, 0]
     assert 'resnet18' in next(folder.glob('*.md')).read_text()
     shutil.rmtree(folder / 'runs/phase1')

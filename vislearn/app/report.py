@@ -74,6 +74,7 @@ def write_report(
     title: str = 'Report',
     notes: str = '',  # a sentence under the title
     check: Any = None,  # a data Report, from dls.check()
+    numbers: Mapping[str, Any] | None = None,  # results by their names; those of validation if not given
 ) -> Path:
     "Write one HTML file about a learner, its data and its mistakes on the validation pictures."
     import matplotlib
@@ -81,7 +82,7 @@ def write_report(
     backend = matplotlib.get_backend()
     matplotlib.use('agg')
     try:
-        sections = list(_sections(learn, check))
+        sections = list(_sections(learn, check, numbers))
     finally:
         matplotlib.use(backend)
     body = '\n'.join(f'<section><h2>{html.escape(name)}</h2>\n{content}</section>' for name, content in sections)
@@ -97,13 +98,13 @@ def write_report(
     return path
 
 
-def _sections(learn: Any, check: Any) -> Iterable[tuple[str, str]]:
+def _sections(learn: Any, check: Any, numbers: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:
     "Name and HTML of each section."
     from vislearn.clean.audit import DataAudit
     from vislearn.interpret.interpretation import ClassificationInterpretation
 
     has_classes = bool(learn.dls.vocab)
-    yield 'Results', _numbers_html(learn)
+    yield 'Results', _numbers_html(validation_numbers(learn) if numbers is None else numbers)
     yield (
         'Data',
         picture_of(lambda: learn.dls.show_batch(max_n=8, nrows=2), 'a batch as the network sees it')
@@ -147,8 +148,7 @@ def number_text(
     return f'{value:.4f}'
 
 
-def _numbers_html(learn: Any) -> str:
-    numbers = validation_numbers(learn)
+def _numbers_html(numbers: Mapping[str, Any]) -> str:
     cells = [f'<div><b>{number_text(v)}</b>{html.escape(k)}</div>' for k, v in numbers.items()]
     return f'<div class="numbers">{"".join(cells)}</div>'
 

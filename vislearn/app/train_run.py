@@ -181,7 +181,7 @@ def train(
         _finish(folder, cfg, *ready)
     if is_writer and dry_run:
         shutil.rmtree(folder)
-        print('the dry run went through')
+        print('the dry run went through; what it wrote is removed')
 
 
 def _as_words(options: Mapping[str, Any]) -> list[str]:
@@ -322,7 +322,9 @@ def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: 
     "Write the model, its card and the report."
     model = learn.export('export.pkl', card=True)
     title = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
-    report = write_report(learn, folder / 'report.html', title, f'Trained with vislearn in {took:.0f} s', found)
+    notes = f'Trained with vislearn in {took:.0f} s'
+    numbers = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
+    report = write_report(learn, folder / 'report.html', title, notes, found, numbers)
     print(f'model:  {model}\nreport: {report}')
 
 
