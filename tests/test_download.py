@@ -690,7 +690,7 @@ def test_never_more_than_two_at_a_time_from_a_host(web, tmp_path, monkeypatch):
 def test_a_full_disk_is_not_a_bad_url(web, tmp_path, monkeypatch):
     import vislearn.collect.download as d
 
-    monkeypatch.setattr(d, '_write', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    monkeypatch.setattr(d, '_write_whole', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     with pytest.raises(OSError, match='No space'):
         download_images(tmp_path, urls=[f'{web}/pic/0?disk'])
 

@@ -69,7 +69,8 @@ class BarStream:
         self._try('write', text)
 
     def __eq__(self, other: object) -> bool:
-        return self.out is getattr(other, 'out', other)  # so that tqdm takes bars away before it writes there
+        "Do both write to one stream? So tqdm knows which bars to take away before `remark` writes."
+        return isinstance(other, BarStream) and self.out is other.out
 
     def flush(self) -> None:
         "Send what waits."
@@ -132,6 +133,6 @@ def remark(
 ) -> None:
     "Print a line to standard error, above the bars that are shown."
     if 'tqdm' in sys.modules:
-        sys.modules['tqdm'].tqdm.write(text, file=sys.stderr)
+        sys.modules['tqdm'].tqdm.write(text, file=BarStream(sys.stderr))
     else:
         print(text, file=sys.stderr)
