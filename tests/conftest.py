@@ -1,6 +1,7 @@
-"""One thread a process (pytest-xdist uses the cores), and a cache of the session's own, so that the built-in pictures
-are drawn anew as on a fresh machine. Ctrl-C is heard even where the shell that started the tests told them to ignore
-it (`pytest &`).
+"""One thread a process (pytest-xdist uses the cores), and a folder of the session's own for everything temporary: the
+cache, so that the built-in pictures are drawn anew as on a fresh machine, and what tests, notebooks and processes that
+are killed leave behind. It is gone at the end. Ctrl-C is heard even where the shell that started the tests told them to
+ignore it (`pytest &`).
 """
 
 import os
@@ -15,12 +16,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_configure(config):
-    if hasattr(config, 'workerinput') or 'VISLEARN_HOME' in os.environ:
+    if hasattr(config, 'workerinput'):
         return  # workers inherit it
-    config._vislearn_home = os.environ['VISLEARN_HOME'] = tempfile.mkdtemp(prefix='vislearn-')
+    os.environ.setdefault(
+        'PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir()
+    )  # where pytest keeps the folders of tests that failed
+    config._temporary = tempfile.mkdtemp(prefix='vislearn-')
+    os.environ['TMPDIR'] = tempfile.tempdir = config._temporary
+    os.environ.setdefault('VISLEARN_HOME', os.path.join(config._temporary, 'home'))
 
 
 def pytest_unconfigure(config):
-    if home := getattr(config, '_vislearn_home', None):
-        shutil.rmtree(home, ignore_errors=True)
-        del os.environ['VISLEARN_HOME']
+    if temporary := getattr(config, '_temporary', None):
+        shutil.rmtree(temporary, ignore_errors=True)

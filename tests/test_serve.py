@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bad_images import kinds, mutant
 from nbtools import ROOT
@@ -473,3 +474,51 @@ def test_key(folder):
         assert client.get('/labels').status_code == client.get('/page.json').status_code == 401
         assert client.post('/predict', content=png(0), headers={'X-API-Key': 'käse'.encode()}).status_code == 200
         assert client.get('/').status_code == 200  # the page asks for the key
+
+
+def test_an_engine_may_compute_several_batches_at_the_same_time():
+    from vislearn.data.answers import CategoryAnswer
+    from vislearn.deploy.records import Item
+    from vislearn.deploy.serve import Batcher
+
+    both = threading.Barrier(2, timeout=30)
+    begun = []
+
+    class Engine:
+        answer = CategoryAnswer(['dark', 'light'])
+        batches_at_once = 2
+
+        def begin_thread(self):
+            begun.append(threading.current_thread())
+
+        def open(self, item):
+            return np.array([0.25, 0.75]), None
+
+        def scores(self, pixels):
+            both.wait()  # for another batch
+            probs = np.stack(pixels)
+            return probs, np.log(probs)
+
+    batcher = Batcher(Engine(), bs=1)
+    answers = batcher.submit_all([Item('a', b''), Item('b', b''), Item('c', b''), Item('d', b'')])
+    assert [o.result(30)['label'] for o in answers] == ['light'] * 4
+    batcher.close()
+    assert len(set(begun)) == 2 and not any(o.is_alive() for o in begun)
+
+
+def test_each_batch_of_pytorch_has_its_share_of_the_processors(folder):
+    import torch
+
+    from vislearn.deploy.predictor import load_predictor
+
+    n = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        predictor = load_predictor(folder / 'export.pkl', device='cpu')
+        with ThreadPoolExecutor(1, initializer=predictor.begin_thread) as pool:
+            assert predictor.batches_at_once == 2 and pool.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 4
+        torch.set_num_threads(1)
+        assert predictor.batches_at_once == 1
+    finally:
+        torch.set_num_threads(n)

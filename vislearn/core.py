@@ -256,11 +256,13 @@ def keep_memory(
 _limiting = Lock()
 
 
-def compute_alone() -> None:
-    "Let torch use no other threads for what the calling thread asks of it; all other threads keep theirs."
+def compute_alone(
+    share: int = 1,  # threads of torch's that the calling thread may use, itself among them
+) -> None:
+    "Let torch use no more than `share` threads for what the calling thread asks of it; all other threads keep theirs."
     with _limiting:
         n = torch.get_num_threads()
-        torch.set_num_threads(1)  # for this thread, and for those that have yet to begin: another one undoes that
+        torch.set_num_threads(share)  # for this thread, and for those that have yet to begin: another one undoes that
         undo = Thread(target=torch.set_num_threads, args=(n,))
         undo.start()
         undo.join()

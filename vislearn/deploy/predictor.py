@@ -6,6 +6,7 @@
 __all__ = ['Predictor', 'load_predictor']
 
 # %% ../../nbs/deploy/02_predictor.ipynb #d08c043c
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,18 @@ class Predictor:
         "Probabilities and logits of opened pictures, in one batch."
         pred = self._pred(pixels)
         return self.target.probs(pred).numpy(), pred.numpy()
+
+    @property
+    def batches_at_once(self) -> int:
+        """Batches that a server computes at the same time, each with its share of the processors.
+
+        Two of them keep the processors busy: one computes while the other is in Python or waits for its slowest thread.
+        """
+        return 2 if self.device.type == 'cpu' and torch.get_num_threads() > 1 else 1
+
+    def begin_thread(self) -> None:
+        "For a thread that will compute some of `batches_at_once`: take its share of the processors."
+        compute_alone(math.ceil(torch.get_num_threads() / self.batches_at_once))
 
     def records(
         self,

@@ -55,7 +55,11 @@ def _size(opened: Any) -> int:
 
 
 class Batcher:
-    "Gathers pictures that come one by one into batches for an engine."
+    """Gathers pictures that come one by one into batches for an engine.
+
+    An engine that computes several batches at the same time says so: its `batches_at_once` is their number, and its
+    `begin_thread()` is called first in each thread that computes them.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class Batcher:
         queue: int = 64,  # pictures that may wait
         patience: float = 1.0,  # seconds that the last in the queue may have to wait
         pause: float = 0.004,  # seconds to wait for more pictures when a batch is not full
-        opening: float = 0.025,  # seconds to wait for those that have been accepted and are being opened
+        opening: float = 0.025,  # seconds to wait for pictures that are being opened
         workers: int | None = None,  # threads that decode; None: one per processor, 8 at most
         memory: int = 500_000_000,  # bytes of decoded pictures that may wait; decoding pauses above
     ):
@@ -76,6 +80,7 @@ class Batcher:
         self.pause = pause
         self.opening = opening
         self.waiting = 0  # pictures accepted and not yet answered
+        self._to_open = 0  # those of them that are not decoded yet
         self.seconds_each = 0.0  # that one picture took lately
         self._busy_since = 0.0  # when the queue was last empty, or a batch was last answered
         self._decoded = 0  # bytes of decoded pictures
@@ -84,8 +89,10 @@ class Batcher:
         self._opened: SimpleQueue[tuple[Item, Any, dict, Future] | None] = SimpleQueue()
         n_workers = workers or min(8, os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(n_workers, thread_name_prefix='decode')
-        self._thread = threading.Thread(target=self._run, name='predict', daemon=True)
-        self._thread.start()
+        n_batches = getattr(engine, 'batches_at_once', 1)
+        self._threads = [threading.Thread(target=self._run, name='predict', daemon=True) for _ in range(n_batches)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(
         self,
@@ -109,6 +116,7 @@ class Batcher:
             if not self.waiting:
                 self._busy_since = time.monotonic()
             self.waiting += len(items)
+            self._to_open += len(items)
         futures: list[Future] = [Future() for _ in items]
         for item, future in zip(items, futures):
             self._decoders.submit(self._open, item, options, future)
@@ -116,6 +124,7 @@ class Batcher:
 
     def _open(self, item: Item, options: dict, future: Future) -> None:
         if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+            self._count_opened()
             self._count_answered(1)
             return
         opened = open_item(self.engine, item)
@@ -123,7 +132,12 @@ class Batcher:
         with self._room:
             self._room.wait_for(lambda: not self._decoded or self._decoded + size <= self.memory)
             self._decoded += size
+        self._count_opened()
         self._opened.put((item, opened, options, future))
+
+    def _count_opened(self) -> None:
+        with self._lock:
+            self._to_open -= 1
 
     def _count_answered(self, n: int, size: int = 0) -> None:
         "Note that `n` pictures of `size` bytes have left the queue, and how long one takes."
@@ -145,10 +159,11 @@ class Batcher:
         "The next pictures, as many as are there; None when it is time to stop."
         first = self._opened.get()
         if first is None:
+            self._opened.put(None)  # for the other threads
             return None
         batch, begun = [first], time.monotonic()
         while len(batch) < self.bs:
-            most = self.opening if self.waiting > len(batch) else self.pause  # a full batch is cheaper for each picture
+            most = self.opening if self._to_open else self.pause  # a full batch is cheaper for each picture
             try:
                 more = self._opened.get(timeout=max(0.0, begun + most - time.monotonic()))
             except Empty:
@@ -160,6 +175,9 @@ class Batcher:
         return batch
 
     def _run(self) -> None:
+        begin = getattr(self.engine, 'begin_thread', None)
+        if begin is not None:
+            begin()
         while (batch := self._gather()) is not None:
             try:
                 answered, fault = self._answered(batch), None
@@ -185,7 +203,8 @@ class Batcher:
         "Answer what is waiting, then stop."
         self._decoders.shutdown()
         self._opened.put(None)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
 # %% ../../nbs/deploy/07_serve.ipynb #925ec8b1
 @dataclass
