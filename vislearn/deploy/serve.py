@@ -89,8 +89,8 @@ class Batcher:
         self._opened: SimpleQueue[tuple[Item, Any, dict, Future] | None] = SimpleQueue()
         n_workers = workers or min(8, os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(n_workers, thread_name_prefix='decode')
-        n_batches = getattr(engine, 'batches_at_once', 1)
-        self._threads = [threading.Thread(target=self._run, name='predict', daemon=True) for _ in range(n_batches)]
+        self.n_batches = getattr(engine, 'batches_at_once', 1)
+        self._threads = [threading.Thread(target=self._run, name='predict', daemon=True) for _ in range(self.n_batches)]
         for thread in self._threads:
             thread.start()
 
@@ -480,12 +480,17 @@ class _Server:
         "Start the engine, see that it answers, and let it finish what was accepted at the end."
         decoding.max_pixels = self.options.max_pixels
         self.batcher = Batcher(self.engine, self.options.batch_size, self.options.queue)
-        probe = await asyncio.wrap_future(self.batcher.submit(Item('self-check', _grey_picture())))
-        if 'error' in probe:
-            raise RuntimeError(f'the model does not answer: {probe["error"]["message"]}')
-        self.batcher.seconds_each = 0.0  # the first batch is slow
+        await self._check_itself(self.batcher)
         yield
         await asyncio.get_running_loop().run_in_executor(None, self.batcher.close)
+
+    async def _check_itself(self, batcher: Batcher) -> None:
+        "Fill a batch for each computing thread: what the first batches take in time and memory is taken before `ready`."
+        probes = [Item('self-check', _grey_picture())] * (batcher.bs * batcher.n_batches)
+        for record in await asyncio.gather(*map(asyncio.wrap_future, batcher.submit_all(probes))):
+            if 'error' in record:
+                raise RuntimeError(f'the model does not answer: {record["error"]["message"]}')
+        batcher.seconds_each = 0.0  # the first batches are slow
 
     def _check_key(self, request: Request) -> None:
         "Refuse a request without the key."
