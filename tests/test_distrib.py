@@ -162,6 +162,23 @@ def test_predict_command_shares_items_and_keeps_their_order(trained):
     assert not parts.exists()
 
 
+def test_evaluate_command_shares_pictures_and_reports_once(trained):
+    pictures = trained / 'some'
+    for file in sorted((trained / 'pictures').rglob('*.png'))[::4]:
+        target = pictures / file.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        (target / file.name).write_bytes(file.read_bytes())
+    (target / 'damaged.png').write_bytes(b'no picture')
+    words = ['-m', 'vislearn', 'evaluate', str(trained / 'two' / 'export.pkl'), str(pictures), '--json-only']
+    alone = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
+    run = launched(2, *words)
+    assert run.returncode == 0, run.stdout + run.stderr
+    one, two = json.loads(alone.stdout), json.loads(run.stdout)  # two reports would not be JSON
+    assert one['items'] == two['items'] == 12 and len(two['failed']) == 1
+    assert one.pop('failed') == two.pop('failed')
+    assert_equal(one, two)
+
+
 def test_ray_recipe_of_the_lesson(trained, monkeypatch):
     ray = pytest.importorskip('ray', reason='the recipe for Ray needs pip install ray, which the library does not')
     pd = pytest.importorskip('pandas', reason="needs pip install 'vislearn[dev]'")

@@ -392,29 +392,63 @@ def evaluate(
     """Measure a model of one label per picture on labelled pictures.
 
     Accuracy, precision and recall by label, the confusion matrix and the calibration are reported. An ONNX file needs
-    no PyTorch here, except for the two pictures of --out.
+    no PyTorch here, except for the two pictures of --out. Under torchrun the processes share out the pictures, and the
+    first one reports; they end with 0, because torchrun takes any other exit code for a crash.
     """
     from vislearn.deploy.measures import measures
 
-    answering = open_engine(model, engine, provider)
-    vocab = getattr(answering.answer, 'vocab', [])
-    if answering.answer.task != 'Category':
-        raise ValueError(f'evaluate is for models of one label per picture; this one predicts {answering.answer.task}')
-    labelled = _labelled(Path(data))
+    with _several(()):
+        answering = open_engine(model, engine, provider)
+        _check_task(answering)
+        labelled = _labelled(Path(data))
+        _check_known(labelled, answering, data)
+        if tta:
+            answering = _Mirrored(answering)
+        probs, targs, failed = _answers_of_all(answering, labelled, batch_size)
+        if not len(probs):
+            raise ValueError(f'none of the {len(labelled)} pictures in {data} can be used')
+        report = measures(probs, targs, answering.answer.vocab, topk) | {'failed': failed}
+        if _is_first():
+            print(json.dumps(report, indent=2, default=str) if json_only else _as_text(report))
+        if out and _is_first():
+            _save_report(report, out)
+            _save_plots(probs, targs, report['confusion'], out)
+    return SOME_FAILED if failed and not _is_shared() else 0
+
+
+def _check_task(engine: Any) -> None:
+    if engine.answer.task != 'Category':
+        raise ValueError(f'evaluate is for models of one label per picture; this one predicts {engine.answer.task}')
+
+
+def _check_known(labelled: list[tuple[str, str]], engine: Any, data: str) -> None:
+    vocab = engine.answer.vocab
     unknown = sorted({label for _, label in labelled} - {str(o) for o in vocab})
     if unknown:
         raise ValueError(f'{data} has labels that the model does not know: {unknown}; it knows {vocab}')
-    if tta:
-        answering = _Mirrored(answering)
-    probs, targs, failed = _answers(answering, labelled, batch_size)
-    if not len(probs):
-        raise ValueError(f'none of the {len(labelled)} pictures in {data} can be used')
-    report = measures(probs, targs, vocab, topk) | {'failed': failed}
-    print(json.dumps(report, indent=2, default=str) if json_only else _as_text(report))
-    if out:
-        _save_report(report, out)
-        _save_plots(probs, targs, report['confusion'], out)
-    return SOME_FAILED if failed else 0
+
+
+def _is_first() -> bool:
+    "Is this the process that reports? Asked of the environment, as ONNX files need no PyTorch."
+    return not _is_shared() or os.environ.get('RANK') == '0'
+
+
+def _answers_of_all(
+    engine: Any,
+    labelled: list[tuple[str, str]],
+    batch_size: int,
+) -> tuple[Any, Any, list[dict[str, Any]]]:
+    "`_answers`; where several processes share out the pictures, those of all, in order."
+    if not _is_shared():
+        return _answers(engine, labelled, batch_size)
+    import numpy as np
+
+    from vislearn.distrib import gather, rank, shares, world_size
+
+    start, stop = shares(len(labelled), world_size())[rank()]
+    parts = gather(_answers(engine, labelled[start:stop], batch_size))
+    probs, targs, failed = zip(*parts)
+    return np.concatenate(probs), np.concatenate(targs), [record for part in failed for record in part]
 
 
 def _answers(engine: Any, labelled: list[tuple[str, str]], batch_size: int) -> tuple[Any, Any, list[dict[str, Any]]]:
@@ -431,7 +465,7 @@ def _answers(engine: Any, labelled: list[tuple[str, str]], batch_size: int) -> t
             continue
         probs.append([record['probs'][o] for o in names])
         targs.append(names.index(label))
-    return np.array(probs), np.array(targs), failed
+    return np.array(probs).reshape(-1, len(names)), np.array(targs, int), failed
 
 
 class _Mirrored:
