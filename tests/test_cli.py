@@ -48,6 +48,15 @@ def test_error_is_one_message(tmp_path):
     )
 
 
+def test_without_fastcore_the_command_line_says_what_to_install():
+    code = (
+        "import sys; sys.modules['fastcore'] = None; from vislearn.app.cli import main; sys.exit(main(['info', 'a']))"
+    )
+    r = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert r.returncode == 1 and r.stdout == ''
+    assert r.stderr == 'vislearn: the command line needs fastcore: pip install fastcore\n'
+
+
 def test_version():
     import vislearn
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastcore.script import anno_parser
-
 from .predict import bench, evaluate, export, info, predict
 from .serve import serve
 from .train_run import audit, check, lr_find, models, show, train
@@ -142,6 +140,10 @@ def verb_parser(
     name: str,  # a verb
 ) -> ArgumentParser:
     "The parser of a verb's options, read off its function's signature."
+    try:
+        from fastcore.script import anno_parser
+    except ImportError as e:  # in production, where vislearn was installed without what it needs
+        raise ImportError('the command line needs fastcore: pip install fastcore') from e
     p = anno_parser(verbs[name], prog=f'vislearn {name}')
     p.epilog = None
     return p
@@ -251,5 +253,10 @@ def main(
         near = ''.join(f'; did you mean {o!r}?' for o in get_close_matches(argv[0], verbs, 1))
         print(f'vislearn: no verb {argv[0]!r}{near}\n\n{usage()}', file=sys.stderr)
         return 2
-    args = vars(verb_parser(argv[0]).parse_args(_joined_options(argv[0], argv[1:])))
+    try:
+        parser = verb_parser(argv[0])
+    except ImportError as e:
+        print(f'vislearn: {e}', file=sys.stderr)
+        return 1
+    args = vars(parser.parse_args(_joined_options(argv[0], argv[1:])))
     return _run_verb(argv[0], {k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
