@@ -461,49 +461,150 @@ def stop_under_load(server: Server) -> list[int]:
     return answered
 
 
-def test_key(folder):
+def test_an_address_that_is_taken_is_one_text(folder):
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        for given in (port, 99999):
+            args = [sys.executable, '-c', COMMAND, 'serve', str(folder / 'export.pkl'), '--port', str(given)]
+            env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+            done = subprocess.run(args, capture_output=True, text=True, timeout=240, env=env)
+            assert done.returncode == 1 and done.stdout == ''
+            (said,) = done.stderr.splitlines()
+            assert str(given) in said and 'choose another port' in said
+
+
+def test_a_key_is_asked_for_and_limits_end_with_the_server(folder):
     from fastapi.testclient import TestClient
 
     from vislearn.app.predict import open_engine
+    from vislearn.data import decode
     from vislearn.deploy.serve import ServeOptions, make_app
 
-    app = make_app(open_engine(folder / 'export.pkl'), ServeOptions(api_key='käse'))
+    app = make_app(open_engine(folder / 'export.pkl'), ServeOptions(api_key='käse', max_pixels=100_000))
+    limit = decode.max_pixels
     with TestClient(app) as client:
+        assert decode.max_pixels == 100_000
         assert client.post('/predict', content=png(0)).status_code == 401
         assert client.post('/predict', content=png(0), headers={'X-API-Key': 'wrong'}).status_code == 401
         assert client.get('/labels').status_code == client.get('/page.json').status_code == 401
         assert client.post('/predict', content=png(0), headers={'X-API-Key': 'käse'.encode()}).status_code == 200
         assert client.get('/').status_code == 200  # the page asks for the key
+    assert decode.max_pixels == limit  # in a notebook other pictures are opened afterwards
 
 
-def test_an_engine_may_compute_several_batches_at_the_same_time():
-    from vislearn.data.answers import CategoryAnswer
+class TwoAtOnce:
+    "An engine that computes two batches at the same time; some items are trouble."
+
+    batches_at_once = 2
+
+    def __init__(self, compute=lambda: None):
+        from vislearn.data.answers import CategoryAnswer
+
+        self.answer = CategoryAnswer(['dark', 'light'])
+        self.compute = compute
+        self.begun: list[threading.Thread] = []
+
+    def begin_thread(self):
+        self.begun.append(threading.current_thread())
+
+    def open(self, source):
+        if source == 'exits':
+            raise SystemExit(3)
+        if source == 'is damaged':
+            raise ValueError('damaged')
+        return () if source == 'is nothing' else (np.array([0.25, 0.75]), None)
+
+    def scores(self, pixels):
+        self.compute()
+        probs = np.stack(pixels)
+        return probs, np.log(probs)
+
+
+@contextmanager
+def batching(engine, **options):
     from vislearn.deploy.records import Item
     from vislearn.deploy.serve import Batcher
 
+    batcher = Batcher(engine, **options)
+    batcher.send = lambda *sources, **asked: batcher.submit_all([Item(o, o) for o in sources], **asked)
+    try:
+        yield batcher
+    finally:
+        batcher.close()
+
+
+def test_an_engine_may_compute_several_batches_at_the_same_time():
     both = threading.Barrier(2, timeout=30)
-    begun = []
+    engine = TwoAtOnce(both.wait)
+    with batching(engine, bs=1) as batcher:
+        assert [o.result(30)['label'] for o in batcher.send('a', 'b', 'c', 'd')] == ['light'] * 4
+    assert len(set(engine.begun)) == 2 and not any(o.is_alive() for o in engine.begun)
 
-    class Engine:
-        answer = CategoryAnswer(['dark', 'light'])
-        batches_at_once = 2
 
+def test_a_thread_that_cannot_begin_is_an_error_at_once():
+    class Broken(TwoAtOnce):
         def begin_thread(self):
-            begun.append(threading.current_thread())
+            super().begin_thread()
+            if len(self.begun) == 2:
+                raise RuntimeError('no second thread')
 
-        def open(self, item):
-            return np.array([0.25, 0.75]), None
+    engine = Broken()
+    with pytest.raises(RuntimeError, match='no second thread'), batching(engine):
+        pass
+    for thread in engine.begun:
+        thread.join(30)
+        assert not thread.is_alive()
 
-        def scores(self, pixels):
-            both.wait()  # for another batch
-            probs = np.stack(pixels)
-            return probs, np.log(probs)
 
-    batcher = Batcher(Engine(), bs=1)
-    answers = batcher.submit_all([Item('a', b''), Item('b', b''), Item('c', b''), Item('d', b'')])
-    assert [o.result(30)['label'] for o in answers] == ['light'] * 4
-    batcher.close()
-    assert len(set(begun)) == 2 and not any(o.is_alive() for o in begun)
+def test_the_time_for_a_picture_is_that_of_batches_whichever_ends_first():
+    "Two batches that end together, or a picture that is an error at once, do not make it nearly 0."
+    with batching(TwoAtOnce(lambda: time.sleep(0.1))) as batcher:
+        for _ in range(3):
+            for answer in batcher.send(*range(16)):
+                answer.result(30)
+            assert batcher.speed.seconds_each > 0.1 / 2 / 8 / 2
+        assert 'error' in batcher.send('is damaged')[0].result(30)
+        assert batcher.speed.seconds_each > 0.1 / 2 / 8 / 2
+
+
+@pytest.mark.parametrize('trouble', ['exits', 'is nothing'])
+def test_whatever_a_transform_does_someone_is_told(trouble):
+    with batching(TwoAtOnce()) as batcher:
+        for _ in range(3):
+            good, bad = batcher.send('a', trouble)
+            assert isinstance(bad.exception(30), Exception)  # not a SystemExit, which would end the server
+            assert good.result(30)['label'] == 'light'
+        assert batcher.waiting == 0
+
+
+def test_a_fault_reaches_only_those_who_asked_for_the_same():
+    engine = TwoAtOnce()
+    record = engine.answer.record
+
+    def choosy(probs, topk=None, **rest):
+        if topk == 7:
+            raise RuntimeError('not seven')
+        return record(probs, topk=topk, **rest)
+
+    engine.answer.record = choosy
+    with batching(engine, bs=2, pause=5, opening=5) as batcher:
+        (good,), (bad,) = batcher.send('a'), batcher.send('b', topk=7)
+        with pytest.raises(RuntimeError, match='not seven'):
+            bad.result(30)
+        assert good.result(30)['label'] == 'light'
+
+
+def test_pictures_that_nobody_waits_for_leave_the_queue_and_a_stop_answers_the_others():
+    may_go_on = threading.Event()
+    engine = TwoAtOnce()
+    opened = engine.open
+    engine.open = lambda source: may_go_on.wait(30) and opened(source)
+    with batching(engine, workers=1) as batcher:
+        answers = batcher.send(*range(9))
+        assert sum(o.cancel() for o in answers[3:6]) == 3
+        may_go_on.set()
+    assert batcher.waiting == 0
+    assert [o.result(0)['label'] for o in answers if not o.cancelled()] == ['light'] * 6
 
 
 def test_each_batch_of_pytorch_has_its_share_of_the_processors(folder):
@@ -522,3 +623,28 @@ def test_each_batch_of_pytorch_has_its_share_of_the_processors(folder):
         assert predictor.batches_at_once == 1
     finally:
         torch.set_num_threads(n)
+
+
+SHARES = """import threading, torch
+from vislearn.core import compute_alone
+def begin():
+    together.wait()
+    compute_alone(2)
+    seen.append(torch.get_num_threads())
+torch.set_num_threads(8)
+for _ in range(30):
+    together, seen = threading.Barrier(6), []
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    for o in threads:
+        o.start()
+    for o in threads:
+        o.join()
+    later.start()
+    later.join()
+    assert seen == [4] * 6 + [8], seen
+"""
+
+
+def test_threads_that_begin_together_have_the_same_share():
+    subprocess.run([sys.executable, '-c', SHARES], check=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})

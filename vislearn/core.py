@@ -257,12 +257,14 @@ _limiting = Lock()
 
 
 def compute_alone(
-    share: int = 1,  # threads of torch's that the calling thread may use, itself among them
+    n_sharing: int | None = None,  # calling threads that share torch's threads; None for no thread but its own
 ) -> None:
-    "Let torch use no more than `share` threads for what the calling thread asks of it; all other threads keep theirs."
+    "Let torch use one thread, or a share, for what the calling thread asks of it; all other threads keep theirs."
     with _limiting:
-        n = torch.get_num_threads()
-        torch.set_num_threads(share)  # for this thread, and for those that have yet to begin: another one undoes that
+        n = torch.get_num_threads()  # asked for the first time while another thread is here, it would be too few
+        torch.set_num_threads(
+            math.ceil(n / (n_sharing or n))
+        )  # for this thread, and for those that have yet to begin: another one undoes that
         undo = Thread(target=torch.set_num_threads, args=(n,))
         undo.start()
         undo.join()

@@ -6,7 +6,6 @@
 __all__ = ['Predictor', 'load_predictor']
 
 # %% ../../nbs/deploy/02_predictor.ipynb #d08c043c
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,9 @@ from ..models.fold import Folded
 from ..train.precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
+_AT_ONCE = 2  # batches that a server computes on the processor
+
+
 class Predictor:
     """Answers for pictures: `(label, index, probs)`.
 
@@ -111,11 +113,12 @@ class Predictor:
 
         Two of them keep the processors busy: one computes while the other is in Python or waits for its slowest thread.
         """
-        return 2 if self.device.type == 'cpu' and torch.get_num_threads() > 1 else 1
+        return _AT_ONCE if self.device.type == 'cpu' and torch.get_num_threads() > 1 else 1
 
     def begin_thread(self) -> None:
         "For a thread that will compute some of `batches_at_once`: take its share of the processors."
-        compute_alone(math.ceil(torch.get_num_threads() / self.batches_at_once))
+        if self.device.type == 'cpu':
+            compute_alone(_AT_ONCE)
 
     def records(
         self,

@@ -13,6 +13,7 @@ import hmac
 import json
 import math
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -49,16 +50,71 @@ class Busy(Exception):
         self.seconds = seconds
 
 
+_Waiting = tuple[Item, Any, dict, Future]  # what was sent, what `open_item` gave, options, for the record
+
+
 def _size(opened: Any) -> int:
     "Bytes of what `open_item` gave."
     return 0 if isinstance(opened, dict) else int(getattr(opened[0], 'nbytes', 0))
+
+
+def _by_options(batch: list[_Waiting]) -> list[list[_Waiting]]:
+    "Pictures that ask for the same options can be computed together."
+    same: dict[tuple, list[_Waiting]] = {}
+    for row in batch:
+        same.setdefault(tuple(sorted(row[2].items())), []).append(row)
+    return list(same.values())
+
+
+def _fault(e: BaseException) -> Exception:
+    "What is raised where the picture was sent from: `SystemExit` in a transform must not end the server."
+    return e if isinstance(e, Exception) else RuntimeError(f'the engine raised {e!r}')
+
+
+class _Speed:
+    "How many seconds one picture takes, measured on those that were answered lately."
+
+    def __init__(self) -> None:
+        self.seconds_each = 0.0  # 0 as long as it is unknown
+        self._n = 0.0  # pictures that it was measured on; the earlier ones count less
+        self._begun = 0.0  # when the queue was empty for the last time
+        self._answered = 0.0  # when pictures were answered for the last time
+        self._n_computed = 0  # pictures computed since the queue was empty
+
+    def begin(self) -> None:
+        "Note that the first picture has come into an empty queue."
+        self._begun = self._answered = time.monotonic()
+        self._n_computed = 0
+
+    def note(
+        self,
+        n: int,  # pictures that have been answered
+        n_computed: int,  # those of them that were no errors
+        is_empty: bool,  # is the queue empty now?
+    ) -> None:
+        "Note that pictures have been answered. Threads that end together make one long time and several of nearly 0."
+        now = time.monotonic()
+        took, self._answered = now - self._answered, now
+        self._n_computed += n_computed
+        if is_empty:
+            self._note_whole(now - self._begun)
+            return
+        known = 0.8 * self._n
+        self._n = known + n
+        self.seconds_each = (known * self.seconds_each + took) / self._n
+
+    def _note_whole(self, took: float) -> None:
+        "An idle server, without batches, takes longer for a picture than a busy one: it only ever lowers the time."
+        if self._n_computed:
+            each = took / self._n_computed
+            self.seconds_each = min(self.seconds_each or each, each)
 
 
 class Batcher:
     """Gathers pictures that come one by one into batches for an engine.
 
     An engine that computes several batches at the same time says so: its `batches_at_once` is their number, and its
-    `begin_thread()` is called first in each thread that computes them.
+    `begin_thread()` is called first in each thread that computes them; what it raises is raised here.
     """
 
     def __init__(
@@ -81,18 +137,30 @@ class Batcher:
         self.opening = opening
         self.waiting = 0  # pictures accepted and not yet answered
         self._to_open = 0  # those of them that are not decoded yet
-        self.seconds_each = 0.0  # that one picture took lately
-        self._busy_since = 0.0  # when the queue was last empty, or a batch was last answered
+        self.speed = _Speed()
         self._decoded = 0  # bytes of decoded pictures
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # notified when decoded pictures are gone
-        self._opened: SimpleQueue[tuple[Item, Any, dict, Future] | None] = SimpleQueue()
+        self._opened: SimpleQueue[_Waiting | None] = SimpleQueue()
         n_workers = workers or min(8, os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(n_workers, thread_name_prefix='decode')
+        self._threads: list[threading.Thread] = []
         self.n_batches = getattr(engine, 'batches_at_once', 1)
-        self._threads = [threading.Thread(target=self._run, name='predict', daemon=True) for _ in range(self.n_batches)]
-        for thread in self._threads:
+        self._start()
+
+    def _start(self) -> None:
+        "Start the threads that compute, and wait until each has begun."
+        begun: list[Future] = [Future() for _ in range(self.n_batches)]
+        for future in begun:
+            thread = threading.Thread(target=self._run, args=[future], name='predict', daemon=True)
+            self._threads.append(thread)
             thread.start()
+        try:
+            for future in begun:
+                future.result()
+        except Exception:
+            self.close()
+            raise
 
     def submit(
         self,
@@ -109,12 +177,12 @@ class Batcher:
     ) -> list[Future]:  # of the records
         "Put pictures into the queue, all of them or none: `Busy` when it is too long."
         with self._lock:
-            expected = self.waiting * self.seconds_each
+            expected = self.waiting * self.speed.seconds_each
             is_full = self.waiting >= self.queue or (self.waiting and self.waiting + len(items) > self.queue)
             if is_full or expected > self.patience:
                 raise Busy(max(1.0, expected))
             if not self.waiting:
-                self._busy_since = time.monotonic()
+                self.speed.begin()
             self.waiting += len(items)
             self._to_open += len(items)
         futures: list[Future] = [Future() for _ in items]
@@ -124,38 +192,36 @@ class Batcher:
 
     def _open(self, item: Item, options: dict, future: Future) -> None:
         if not future.set_running_or_notify_cancel():  # nobody waits for it any more
-            self._count_opened()
-            self._count_answered(1)
+            self._leave()
             return
-        opened = open_item(self.engine, item)
-        size = _size(opened)
+        try:
+            opened = open_item(self.engine, item)
+            size = _size(opened)
+        except BaseException as e:
+            self._leave()
+            future.set_exception(_fault(e))
+            return
         with self._room:
             self._room.wait_for(lambda: not self._decoded or self._decoded + size <= self.memory)
             self._decoded += size
-        self._count_opened()
+            self._to_open -= 1
         self._opened.put((item, opened, options, future))
 
-    def _count_opened(self) -> None:
+    def _leave(self) -> None:
+        "Note that a picture has left the queue before it was decoded."
         with self._lock:
             self._to_open -= 1
+            self.waiting -= 1
 
-    def _count_answered(self, n: int, size: int = 0) -> None:
-        "Note that `n` pictures of `size` bytes have left the queue, and how long one takes."
-        now = time.monotonic()
+    def _count_answered(self, batch: list[_Waiting], n_computed: int) -> None:
+        "Note that pictures have left the queue; `n_computed` of them were no errors."
         with self._room:
-            took = (now - self._busy_since) / n
-            self._busy_since = now
-            self.waiting -= n
-            self._decoded -= size
-            if not self.seconds_each:
-                self.seconds_each = took
-            elif self.waiting:
-                self.seconds_each = 0.8 * self.seconds_each + 0.2 * took
-            else:  # an idle server takes longer for a picture than a busy one, which computes batches
-                self.seconds_each = min(self.seconds_each, took)
+            self.waiting -= len(batch)
+            self._decoded -= sum(_size(opened) for _, opened, *_ in batch)
+            self.speed.note(len(batch), n_computed, is_empty=not self.waiting)
             self._room.notify_all()
 
-    def _gather(self) -> list[tuple[Item, Any, dict, Future]] | None:
+    def _gather(self) -> list[_Waiting] | None:
         "The next pictures, as many as are there; None when it is time to stop."
         first = self._opened.get()
         if first is None:
@@ -174,30 +240,29 @@ class Batcher:
             batch.append(more)
         return batch
 
-    def _run(self) -> None:
-        begin = getattr(self.engine, 'begin_thread', None)
-        if begin is not None:
-            begin()
+    def _run(self, begun: Future) -> None:
+        try:
+            getattr(self.engine, 'begin_thread', lambda: None)()
+        except BaseException as e:
+            begun.set_exception(_fault(e))
+            return
+        begun.set_result(None)
         while (batch := self._gather()) is not None:
-            try:
-                answered, fault = self._answered(batch), None
-            except Exception as e:  # a fault of the engine reaches those who wait, and the queue goes on
-                answered, fault = [], e
-            self._count_answered(len(batch), sum(_size(opened) for _, opened, *_ in batch))
-            for record, future in answered:
-                future.set_result(record)
-            if fault:
-                for *_, future in batch:
-                    future.set_exception(fault)
+            for same in _by_options(batch):
+                self._answer(same)
 
-    def _answered(self, batch: list[tuple[Item, Any, dict, Future]]) -> list[tuple[dict, Future]]:
-        "Each picture with its record. Pictures that ask for the same options are computed together."
-        out = []
-        for options in {tuple(sorted(o.items())) for _, _, o, _ in batch}:
-            same = [row for row in batch if tuple(sorted(row[2].items())) == options]
-            rows = answer_batch(self.engine, [(item, opened) for item, opened, _, _ in same], **dict(options))
-            out += [(record, future) for record, (_, _, _, future) in zip(rows, same)]
-        return out
+    def _answer(self, batch: list[_Waiting]) -> None:
+        "Compute pictures with the same options. A fault of the engine reaches those who wait, and the queue goes on."
+        try:
+            records = list(answer_batch(self.engine, [(item, opened) for item, opened, *_ in batch], **batch[0][2]))
+        except BaseException as e:
+            self._count_answered(batch, 0)
+            for *_, future in batch:
+                future.set_exception(_fault(e))
+            return
+        self._count_answered(batch, sum('error' not in o for o in records))
+        for record, (*_, future) in zip(records, batch):
+            future.set_result(record)
 
     def close(self) -> None:
         "Answer what is waiting, then stop."
@@ -478,19 +543,23 @@ class _Server:
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         "Start the engine, see that it answers, and let it finish what was accepted at the end."
-        decoding.max_pixels = self.options.max_pixels
         self.batcher = Batcher(self.engine, self.options.batch_size, self.options.queue)
-        await self._check_itself(self.batcher)
-        yield
-        await asyncio.get_running_loop().run_in_executor(None, self.batcher.close)
+        limit = decoding.max_pixels
+        decoding.max_pixels = self.options.max_pixels
+        try:
+            await self._check_itself(self.batcher)
+            yield
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, self.batcher.close)
+            decoding.max_pixels = limit
 
     async def _check_itself(self, batcher: Batcher) -> None:
-        "Fill a batch for each computing thread: what the first batches take in time and memory is taken before `ready`."
+        "Fill a batch for each computing thread: what first batches take in time and memory is taken before `ready`."
         probes = [Item('self-check', _grey_picture())] * (batcher.bs * batcher.n_batches)
         for record in await asyncio.gather(*map(asyncio.wrap_future, batcher.submit_all(probes))):
             if 'error' in record:
                 raise RuntimeError(f'the model does not answer: {record["error"]["message"]}')
-        batcher.seconds_each = 0.0  # the first batches are slow
+        batcher.speed = _Speed()  # the first batches are slow
 
     def _check_key(self, request: Request) -> None:
         "Refuse a request without the key."
@@ -816,6 +885,16 @@ def _uvicorn(
     return _Draining(config)
 
 
+def _check_address(host: str, port: int) -> None:
+    "A `ValueError` where no server can listen."
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as e:
+        why = getattr(e, 'strerror', None) or e
+        raise ValueError(f'no server can listen at {host}, port {port}: {why}; choose another port or host') from None
+
+
 def serve(
     engine: Engine,
     host: str = '127.0.0.1',  # '0.0.0.0' to be reachable from other machines
@@ -824,11 +903,14 @@ def serve(
     about: dict[str, Any] | None = None,  # what GET /info answers
     explain: Callable[[bytes], bytes] | None = None,  # from a picture to a PNG that shows where the network looked
 ) -> None:
-    "Serve a model until the process is told to stop."
+    "Serve a model until the process is told to stop. A `ValueError` where the address is taken."
     options = options or ServeOptions()
     app = make_app(engine, options, about, explain)
+    _check_address(host, port)
     echo(f'http://{host}:{port}  (Ctrl-C stops it)')
     try:
         _uvicorn(app, host, port, options).run()
     except KeyboardInterrupt:
         pass
+    except SystemExit:  # with a code that is uvicorn's
+        raise RuntimeError('the server did not start; what it wrote before says why') from None
