@@ -311,29 +311,109 @@ def tiny_model(folder: Path) -> None:
     write_onnx(predictor, folder / 'tiny.onnx', [folder / 'tiny.png'])
 
 
-@pytest.mark.parametrize('damage', ['cut', 'external data', 'domain', 'huge', 'no metadata', 'not onnx'])
-def test_hostile_onnx_files_are_refused_by_name(exported, tmp_path, damage):
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('tiny')
+    tiny_model(folder)
+    return folder / 'tiny.onnx'
+
+
+DAMAGES = [
+    'external data',
+    'external data in a node',
+    'sparse',
+    'domain',
+    'domain in a branch',
+    'file of a node',
+    'huge',
+]
+DAMAGES += ['cut', 'no metadata', 'version', 'answer', 'mode', 'decode', 'no outputs', 'no nodes', 'name', 'not onnx']
+
+
+def damaged(model, damage: str) -> bytes:
+    "An ONNX file with something wrong."
+    from onnx import SparseTensorProto, TensorProto, helper
+
+    tensor = model.graph.initializer[0]
+    elsewhere = TensorProto(name='x', data_type=1, dims=[3], data_location=TensorProto.EXTERNAL)
+    elsewhere.external_data.add(key='location', value='../../etc/passwd')
+    strange = helper.make_graph([helper.make_node('Op', [], ['x'], domain='evil.ops')], 'branch', [], [])
+    added = {
+        'external data in a node': helper.make_node('Constant', [], ['x'], value=elsewhere),
+        'sparse': helper.make_node('Constant', [], ['x'], sparse_value=SparseTensorProto(values=tensor, dims=[2**40])),
+        'domain in a branch': helper.make_node('If', ['c'], ['x'], then_branch=strange, else_branch=strange),
+        'file of a node': helper.make_node('EPContext', [], ['x'], domain='com.microsoft', ep_cache_context='/x'),
+    }
+    info = json.loads(model.metadata_props[0].value)
+    wrong = {'version': '9', 'answer': {'type': 'Category'}, 'mode': 3, 'decode': {'side': [0, 0], 'fit': 'crop'}}
+    if damage in added:
+        model.graph.node.append(added[damage])
+    elif damage in wrong:
+        model.metadata_props[0].value = json.dumps(info | {damage: wrong[damage]})
+    elif damage == 'external data':
+        tensor.CopyFrom(elsewhere)
+    elif damage == 'domain':
+        model.graph.node[0].domain = 'evil.ops'
+    elif damage == 'huge':
+        tensor.dims[:] = [2**40]
+    elif damage == 'no metadata':
+        del model.metadata_props[:]
+    elif damage == 'no outputs':
+        del model.graph.output[:]
+    elif damage == 'no nodes':
+        del model.graph.node[:]
+    data = model.SerializeToString()
+    if damage == 'name':  # no longer UTF-8
+        return data.replace(b'picture', b'pict\xffre')
+    return data[: len(data) // 2] if damage == 'cut' else b'PK no' if damage == 'not onnx' else data
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_hostile_onnx_files_are_refused_by_name(tiny, tmp_path, damage, capfd):
     import onnx
 
     from vislearn.deploy.runtime import OnnxError, OnnxPredictor
 
-    model = onnx.load(exported / 'model.onnx')
     file = tmp_path / 'bad.onnx'
-    if damage == 'external data':
-        tensor = model.graph.initializer[0]
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        entry = tensor.external_data.add()
-        entry.key, entry.value = 'location', '../../etc/passwd'
-    elif damage == 'domain':
-        model.graph.node[0].domain = 'evil.ops'
-    elif damage == 'huge':
-        model.graph.initializer[0].dims[:] = [2**40]
-    elif damage == 'no metadata':
-        del model.metadata_props[:]
-    data = model.SerializeToString()
-    file.write_bytes(data[: len(data) // 2] if damage == 'cut' else b'PK no' if damage == 'not onnx' else data)
+    file.write_bytes(damaged(onnx.load(tiny), damage))
     with pytest.raises(OnnxError, match='bad.onnx'):
         OnnxPredictor(file)
+    assert capfd.readouterr() == ('', '')  # ONNX Runtime would print, among the answers
+
+
+def test_damaged_onnx_files_are_refused_or_answer(tiny, tmp_path):
+    import numpy as np
+
+    from vislearn.deploy.runtime import OnnxError, OnnxPredictor
+
+    data = tiny.read_bytes()
+    file = tmp_path / 'bad.onnx'
+    n_refused = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        content = np.frombuffer(data[: rng.integers(1, len(data))] if seed % 2 else data, np.uint8).copy()
+        content[rng.integers(0, len(content), 5)] = rng.integers(0, 256, 5)
+        file.write_bytes(content.tobytes())
+        try:
+            OnnxPredictor(file)
+        except OnnxError as e:
+            assert 'bad.onnx' in str(e)
+            n_refused += 1
+    assert n_refused > 75
+
+
+def test_another_provider_never_takes_the_place_of_the_one_asked_for(tiny, monkeypatch):
+    import onnxruntime
+
+    from vislearn.deploy.runtime import PROVIDERS, OnnxPredictor
+
+    lacking = next(k for k, v in PROVIDERS.items() if v not in onnxruntime.get_available_providers())
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', PROVIDERS.values)
+    with (
+        pytest.warns(UserWarning, match='not in available'),
+        pytest.raises(ValueError, match=f"'{lacking}' .* started"),
+    ):
+        OnnxPredictor(tiny, lacking)
 
 
 @pytest.mark.parametrize('precision, size, tolerance', [('fp16', 0.51, 0.02), ('int8', 0.3, 0.2)])

@@ -38,7 +38,8 @@ class Answer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        Answer.registry[cls.task] = cls
+        if cls.task:
+            Answer.registry[cls.task] = cls
 
     @abstractmethod
     def record(

@@ -26,6 +26,7 @@ class OnnxError(ValueError):
 
 
 _DOMAINS = {'', 'ai.onnx', 'com.microsoft'}  # operators that ONNX Runtime itself brings
+_READS_FILES = {'EPContext'}  # those of them that name a file to be loaded
 _LARGEST = 2_000_000_000  # elements of one tensor
 
 
@@ -73,9 +74,10 @@ def _text(value: Any) -> str:
 
 # The numbers of the fields, from onnx.proto
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE = (22, 23)
 _TENSOR_DIMS, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 8, 13, 14
 
 
@@ -113,7 +115,7 @@ def _check_node(data: memoryview, n_bytes: int) -> None:
             domain = _text(value)
         elif number == _NODE_ATTRIBUTE:
             _check_attribute(value, n_bytes)
-    if domain not in _DOMAINS:
+    if domain not in _DOMAINS or op in _READS_FILES:
         raise OnnxError(f'it uses the operator {op!r} of the domain {domain!r}, which is not allowed')
 
 
@@ -123,6 +125,8 @@ def _check_attribute(data: memoryview, n_bytes: int) -> None:
             _check_tensor(value, n_bytes)
         elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
             _check_graph(value, n_bytes)
+        elif number in _ATTRIBUTE_SPARSE:
+            raise OnnxError('it holds a sparse tensor, which is not allowed')
 
 
 def _check_graph(data: memoryview, n_bytes: int) -> None:
@@ -131,6 +135,8 @@ def _check_graph(data: memoryview, n_bytes: int) -> None:
             _check_node(value, n_bytes)
         elif number == _GRAPH_INITIALIZER:
             _check_tensor(value, n_bytes)
+        elif number == _GRAPH_SPARSE:
+            raise OnnxError('it holds a sparse tensor, which is not allowed')
 
 
 def read_onnx(
@@ -172,12 +178,23 @@ def _read_info(data: memoryview) -> dict[str, Any]:
 def _parsed(text: str) -> dict[str, Any]:
     try:
         info = json.loads(text)
-        version = info['version']
-    except (ValueError, KeyError, TypeError):
+        is_newer = info['version'] > ONNX_VERSION
+        if not is_newer:
+            _check_info(info)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         raise OnnxError('what it says about itself is damaged') from None
-    if version > ONNX_VERSION:
+    if is_newer:
         raise OnnxError('it was made by a newer vislearn: pip install -U vislearn')
     return info
+
+
+def _check_info(info: dict[str, Any]) -> None:
+    "Raise something where pictures cannot be decoded or answers be given as `info` says."
+    Answer.from_dict(info['answer'])
+    if info['mode'] not in ('RGB', 'L'):
+        raise ValueError
+    if info.get('decode') is not None:
+        _least_scale(100, 100, **info['decode'])
 
 
 ONNX_VERSION = 1  # raised when an older runtime can no longer read new files
@@ -201,6 +218,30 @@ def _provider(name: str) -> str:
     if name not in installed:
         raise ValueError(f'provider {name!r} is not installed here; there are {", ".join(installed)}')
     return PROVIDERS[name]
+
+
+def _session(
+    content: bytes,  # of the file
+    name: str,  # of the file
+    provider: str,
+) -> Any:  # onnxruntime.InferenceSession
+    "What computes. It never computes with another provider than the one that was asked for."
+    import onnxruntime
+
+    wanted = _provider(provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # pictures are computed side by side instead
+    options.log_severity_level = 4  # errors are raised
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=[wanted], enable_fallback=0)
+        inputs, outputs = [o.name for o in session.get_inputs()], [o.name for o in session.get_outputs()]
+    except Exception as e:
+        raise OnnxError(f'{name} cannot be loaded: {str(e).splitlines()[0]}') from e
+    if wanted not in session.get_providers():
+        raise ValueError(f'provider {provider!r} is installed, but cannot be started on this machine')
+    if len(inputs) != 1 or not {'probs', 'logits'} <= set(outputs):
+        raise OnnxError(f'{name} takes {inputs} and gives {outputs}, which export_onnx never writes')
+    return session
 
 
 _LARGE = 12_000_000  # bytes of a decoded picture: 4 megapixels
@@ -265,22 +306,14 @@ class OnnxPredictor:
         threads: int | None = None,  # that compute; None: one per processor
     ):
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError as e:
             raise ImportError("this needs onnxruntime: pip install 'vislearn[onnx]'") from e
         content, self.info = read_onnx(path)
         self.answer = Answer.from_dict(self.info['answer'])
         self.provider = provider
         self.threads = threads or os.cpu_count() or 1
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # pictures are computed side by side instead
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=[_provider(provider)])
-        except Exception as e:
-            if isinstance(e, ValueError):
-                raise
-            raise OnnxError(f'{os.path.basename(os.fspath(path))} cannot be loaded: {str(e).splitlines()[0]}') from e
+        self.session = _session(content, os.path.basename(os.fspath(path)), provider)
         self._input = self.session.get_inputs()[0]
         self._takes_original = 'original' in [o.name for o in self.session.get_overridable_initializers()]
         self._outputs = [o.name for o in self.session.get_outputs()]
