@@ -50,6 +50,10 @@ def test_page_of_the_server(folder, tmp_path):  # noqa: F811
 
         newest.get_by_role('button', name='Where did it look?').press('Enter')
         page.locator('li.answer img[alt*="regions"]').wait_for(timeout=20_000)
+        page.get_by_role('status').get_by_text('The regions that decided are marked').wait_for(timeout=10_000)
+        page.wait_for_function('document.activeElement.textContent.includes("red regions")', timeout=10_000)
+        page.keyboard.press('Tab')  # and on, where the button was
+        assert page.evaluate('document.activeElement.tagName') == 'SELECT'
         newest.get_by_role('combobox').select_option('<b>&')
         newest.get_by_text('Thank you').wait_for(timeout=10_000)
         assert [o.read_bytes() for o in (tmp_path / 'feedback').glob('*/*.png')] == [files[-1].read_bytes()]
@@ -57,6 +61,13 @@ def test_page_of_the_server(folder, tmp_path):  # noqa: F811
         page.set_input_files('#files', [str(broken)])
         page.wait_for_selector('h2.error', timeout=10_000)
         assert page.locator('li.answer').first.locator('.file').inner_text() == broken.name
+
+        probs = {'9': 0.6, '5': 0.3, '1': 0.1}  # JavaScript gives such keys in the order of numbers
+        page.route('**/predict', lambda r: r.fulfill(json={'label': '9', 'index': 2, 'prob': 0.6, 'probs': probs}))
+        page.set_input_files('#files', [str(files[0])])
+        page.locator('li.answer').first.locator('h2', has_text='9').wait_for(timeout=10_000)
+        assert page.locator('li.answer').first.locator('td.label').all_inner_texts() == ['9', '5', '1']
+
         page.goto(f'http://127.0.0.1:{port}/docs')
         page.wait_for_selector('h2')
         assert 'POST /predict' in page.inner_text('#list')

@@ -311,6 +311,12 @@ def error_of(
     return {'kind': kind, 'message': text}
 
 
+_NOT_FINITE = {
+    'kind': 'not finite',
+    'message': 'the network gave nan or inf instead of numbers; where that comes from fp16, bf16 and fp32 do better',
+}
+
+
 def answer_batch(
     engine: Engine,
     opened: Sequence[tuple[Item, Any]],  # items with what `open_item` gave
@@ -327,6 +333,9 @@ def answer_batch(
             yield {'item': item.name, 'error': error}
             continue
         probs, outputs = scored[i]  # (c,), (c,)
+        if not np.isfinite(probs).all():
+            yield {'item': item.name, 'error': _NOT_FINITE}
+            continue
         record = {'item': item.name} | engine.answer.record(probs, topk=topk, threshold=threshold, to_pixels=o[1])
         if logits:
             record['logits'] = np.asarray(outputs, dtype=float).tolist()
