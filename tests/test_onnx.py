@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -136,3 +137,27 @@ def test_accuracy_before_and_after_is_printed_and_kept(tmp_path, capsys):
     assert 'accuracy 75.0% before' in capsys.readouterr().out
     checked = describe_model(tmp_path / 'm.onnx')['checked']
     assert checked['accuracy_before'] == 0.75 and 0 <= checked['accuracy'] <= 1
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system copies no processes')
+def test_predictors_and_passes_go_on_in_a_forked_process(tmp_path):
+    "Also a stream of answers that was under way; threads are not copied."
+    from vislearn.deploy.onnx import write_onnx
+    from vislearn.deploy.runtime import OnnxPredictor
+
+    set_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    tfms = ItemPipeline(Resize(32)).valid(), BatchPipeline([])
+    predictor = Predictor(net, Category(['a', 'b', 'c']), *tfms)
+    write_onnx(predictor, tmp_path / 'm.onnx', items := pictures(), force=True)
+    for engine in (predictor, OnnxPredictor(tmp_path / 'm.onnx', threads=2)):
+        want = list(engine.records(items, bs=3))
+        stream = engine.records(items, bs=3)
+        first = next(stream)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            same = [first, *stream] == want and list(engine.records(items, bs=3)) == want
+            os._exit(0 if same else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert [first, *stream] == want

@@ -5,7 +5,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +18,9 @@ from torch import nn
 from vislearn.data.loaders import DataLoaders
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import Resize
+from vislearn.interpret.cam import grad_cam
 from vislearn.learner import Learner, vision_learner
+from vislearn.train.events import on
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*multi-threaded')
 
@@ -131,7 +136,10 @@ def in_child(f) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system copies no processes')
+needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system copies no processes')
+
+
+@needs_fork
 @pytest.mark.parametrize('kind', ['thread', 'process'])
 def test_a_learner_works_in_a_forked_process(pictures, tmp_path, kind):
     learn = Learner(make_dls(pictures, tmp_path, 2, kind), tiny_net(), default_cbs=False, seed=0)
@@ -157,6 +165,95 @@ def test_a_learner_works_in_a_forked_process(pictures, tmp_path, kind):
         assert torch.equal(learn.get_preds()[0], want)  # the parent goes on
     finally:
         torch.set_num_threads(threads)
+
+
+@needs_fork
+@pytest.mark.parametrize('kind', ['thread', 'process'])
+def test_a_pass_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path, kind):
+    "In the copy and in the original, with the same batches: what was begun by threads that are not there is done again."
+    dl = make_dls(pictures, tmp_path, 2, kind, bs=4).train
+    want = [xb.sum().item() for xb, _ in dl.iter_from(0)]
+    batches = dl.iter_from(0)
+    first = next(batches)[0].sum().item()
+
+    def the_rest():
+        return [first, *(xb.sum().item() for xb, _ in batches)] == want
+
+    assert in_child(lambda: the_rest() or os._exit(3)) == 0
+    assert the_rest() and len(want) == 5
+
+
+@needs_fork
+def test_a_fit_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path):
+    "A callback forks: both runs end with the same weights, and the copy can be used like the original."
+    learn = Learner(make_dls(pictures, tmp_path, 2), tiny_net(), default_cbs=False, seed=0)
+    original = os.getpid()
+    pids = []
+
+    def fork(learn):
+        if learn.epoch == 1 and not pids:
+            pids.append(os.fork())
+            if not pids[0]:
+                signal.alarm(40)
+
+    try:
+        learn.fit(3, cbs=on('after_step', fork))
+        if os.getpid() != original:
+            thread = threading.Thread(target=lambda: torch.save(learn.get_preds()[0], tmp_path / 'preds'))
+            thread.start()
+            thread.join()
+            learn.fit(1)
+            os._exit(0)
+    finally:
+        if os.getpid() != original:
+            os._exit(1)
+    assert os.waitpid(pids[0], 0)[1] == 0
+    torch.testing.assert_close(torch.load(tmp_path / 'preds'), learn.get_preds()[0], atol=1e-4, rtol=0)
+
+
+@needs_fork
+def test_things_that_are_new_in_a_forked_process(pictures, tmp_path):
+    "The copy has none of torch's threads, whatever the original computed with them."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.rand(1000, 1000).exp()
+        old = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False)
+
+        def all_of_it():
+            torch.rand(1000, 1000).exp()
+            Learner(make_dls(pictures, tmp_path, bs=16), tiny_net(), default_cbs=False).fit(1)
+            grad_cam(old.model, torch.rand(2, 3, 200, 200))
+
+        assert in_child(all_of_it) == 0 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+AFTER_MAIN = """
+import threading, sys
+from pathlib import Path
+from tiny import make_dls, tiny_net
+from vislearn.learner import Learner
+
+pictures, kind = Path(sys.argv[1]), sys.argv[2]
+learn = Learner(make_dls(pictures, pictures, 2, kind), tiny_net(), default_cbs=False, seed=0)
+
+def work():
+    threading.main_thread().join()
+    learn.fit(2)
+    print(len(learn.history), len(learn.get_preds()[0]), len(learn.predict_batch(learn.dls.valid.items)))
+
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize('kind', ['thread', 'process'])
+def test_a_thread_goes_on_after_the_main_thread(pictures, kind):
+    "The standard library's pools take no more jobs then."
+    run = [sys.executable, '-c', AFTER_MAIN, pictures, kind]
+    r = subprocess.run(run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=100)
+    assert r.stdout.splitlines()[-1:] == ['2 6 6'], r.stderr[-2000:]
 
 
 # copies

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
            'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'keep_memory', 'compute_alone',
-           'is_copied_process', 'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform',
-           'RandTransform', 'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline',
-           'step_of', 'set_up_steps', 'undo_steps']
+           'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform',
+           'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of',
+           'set_up_steps', 'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -270,14 +270,15 @@ def compute_alone(
         undo.join()
 
 # %% ../nbs/00_core.ipynb #a1c0f005
-def is_copied_process(
-    pid: int,  # the process where an object was made
-) -> bool:
-    "Is this a fork of that process? Then torch computes with one thread from now on: the others were not copied."
-    if pid == os.getpid():
-        return False
+def _compute_alone_after_fork() -> None:
+    "What a copied process does first."
+    global _limiting
+    _limiting = Lock()  # a thread that is not here may have held the old one
     torch.set_num_threads(1)
-    return True
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_compute_alone_after_fork)
 
 # %% ../nbs/00_core.ipynb #359cd3fb
 def _never_comes(encodes: Callable) -> bool:

@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from . import __version__
-from .core import as_float, as_int, default_device, is_copied_process, listify
+from .core import as_float, as_int, default_device, listify
 from .data.batches import BatchPipeline
 from .data.dataset import Dataset, as_items
 from .data.loaders import DataLoaders, Loader
@@ -764,7 +764,6 @@ class Learner(TrainLoop):
         with_input: bool = False,  # put the picture as the network saw it first: (3,h,w) float 0-1
     ) -> tuple[Any, ...]:
         "`(label, index, probs)` of one picture. No loader, no progress bar; may be called from several threads."
-        is_copied_process(self._pid)
         if isinstance(self.dls[-1], TupleLoader):
             return self._predict_sample(item)
         if hasattr(item, 'iterrows'):
@@ -788,7 +787,6 @@ class Learner(TrainLoop):
         bs: int = 64,  # pictures per batch
     ) -> L:  # of (label, index, probs)
         "Predictions for many pictures, read by several threads, two batches in memory at a time."
-        is_copied_process(self._pid)
         is_one_thing = hasattr(items, 'iterrows') or isinstance(items, (str, os.PathLike))
         items = as_items(items) if is_one_thing else items
         return L(self._kept_predictor(self).stream(items, as_int(bs, 'bs', least=1)))

@@ -9,7 +9,6 @@ __all__ = ['audit_kinds', 'AuditLimits', 'outlier_scores', 'DataAudit']
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +29,7 @@ from ..interpret.plots import picture_axes
 from ..learner import Learner
 from ..progress import progress_bar
 from ..table import Table, shorten
+from ..threads import Threads
 
 # %% ../../nbs/clean/02_audit.ipynb #a5fba10b
 @dataclass
@@ -172,7 +172,7 @@ class DataAudit:
                 y = None if ds.y is None else ds.y[i]
                 label = None if y is None else ds.target.show(y)
                 found.append(_Picture(ds.items[i], ds.source(i), ds.name, label, y))
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with Threads(min(16, os.cpu_count() or 1)) as pool:
             list(progress_bar(pool.map(_Picture.look, found), len(found), 'looking'))
         return found
 

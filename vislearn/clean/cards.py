@@ -12,7 +12,6 @@ import html
 import io
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ipywidgets import Box, Dropdown, Layout, VBox
 from .review import DELETE, KEEP, Picture, as_labels, same_labels
 from ..data.decode import ImageError
 from ..data.image import Cut, open_image, to_pil
+from ..threads import Threads
 
 # %% ../../nbs/clean/07_cards.ipynb #f8e0cd69
 def thumb_jpeg(
@@ -310,7 +310,7 @@ class ImagesCleaner:
     ) -> None:
         "Show these pictures."
         self.fns = L(p.path for p in pictures)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with Threads(min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(lambda p: picture_html(p.path, self.height, self.width), pictures))
         while len(self.cards) < len(pictures):
             self.cards.append(Card(self.opts, self.height, self.width, self.many, self.chosen))

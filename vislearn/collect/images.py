@@ -16,7 +16,6 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode, urljoin
 from uuid import uuid4
@@ -30,6 +29,7 @@ from ..data.decode import ImageError
 from ..data.files import get_image_files
 from ..data.image import open_image, to_pil
 from ..progress import progress_bar
+from ..threads import Threads
 
 # %% ../../nbs/collect/05_images.ipynb #4cef9469
 _suffixes = dict(JPEG='.jpg', MPO='.jpg', TIFF='.tif', JPEG2000='.jp2', DIB='.bmp', PPM='.ppm')  # others: by format
@@ -137,7 +137,7 @@ def resize_images(
     def shrink(f):
         return _shrunk_copy(f, dest / f.relative_to(path), max_size)
 
-    with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
+    with Threads(max_workers or os.cpu_count() or 1) as pool:
         copies = list(progress_bar(pool.map(shrink, files), len(files), 'resizing'))
     return L(o for o in copies if o)
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from ..core import as_int
 from .image import Cut, open_image
+from ..threads import ForkSafeLock
 
 # %% ../../nbs/data/13_cache.ipynb #99c769f8
 def _file_identity(path: str | os.PathLike) -> tuple[str, int, int]:
@@ -52,7 +52,7 @@ class PictureCache:
         self.hits = 0  # pictures found
         self.misses = 0  # pictures decoded
         self._kept: dict[tuple, torch.Tensor] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __call__(
         self,
@@ -117,7 +117,7 @@ class PictureCache:
         return {**self.__dict__, '_lock': None, '_kept': {}}  # a worker process starts with an empty memory of its own
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=ForkSafeLock())
 
     def __repr__(self):
         return (

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from .copies import same_bytes
 from .decode import Header, ImageError, read_header
 from .targets import Target
 from ..progress import progress_bar
+from ..threads import Threads
 
 # %% ../../nbs/data/14_check.ipynb #87201955
 @dataclass
@@ -367,7 +367,7 @@ def headers(
     sources: Sequence[Any],  # paths, bytes or arrays (h,w[,c]); others give None
 ) -> list[Header | ImageError | None]:
     "The header of each source, or why it has none."
-    with ThreadPoolExecutor(8) as ex:
+    with Threads(8) as ex:
         return list(progress_bar(ex.map(_header_of, sources), len(sources), 'looking'))
 
 

@@ -9,11 +9,11 @@ __all__ = ['same_values', 'same_bytes']
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..io import content_sha256
 from ..progress import progress_bar
+from ..threads import Threads
 
 # %% ../../nbs/data/13_copies.ipynb #8a65ab65
 def same_values(
@@ -47,7 +47,7 @@ def same_bytes(
     often = Counter(size for size in sizes if size)
     maybe = [i for i, size in enumerate(sizes) if size and often[size] > 1]
     digests: list[str | None] = [None] * len(sources)
-    with ThreadPoolExecutor(8) as ex:
+    with Threads(8) as ex:
         found = ex.map(content_sha256, [sources[i] for i in maybe])
         for i, digest in zip(maybe, progress_bar(found, len(maybe), 'comparing')):
             digests[i] = digest

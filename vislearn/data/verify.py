@@ -9,7 +9,6 @@ __all__ = ['what_is_wrong', 'verify_image', 'BadImages', 'verify_images']
 import os
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .decode import ImageError
 from .image import open_image
 from ..progress import progress_bar
 from ..table import write_csv
+from ..threads import Threads
 
 # %% ../../nbs/data/15_verify.ipynb #bf6ebf44
 def what_is_wrong(fn: str | Path) -> str | None:
@@ -77,7 +77,7 @@ def verify_images(
 ) -> BadImages:  # of Path, in the order given
     "The files of `fns` that can't be opened and decoded to the end, each with the reason."
     files = [Path(o) for o in fns]
-    with ThreadPoolExecutor(n_workers or min(16, os.cpu_count() or 1)) as ex:
+    with Threads(n_workers or min(16, os.cpu_count() or 1)) as ex:
         found = list(progress_bar(ex.map(what_is_wrong, files), len(files), 'verifying'))
     reasons = {f: why for f, why in zip(files, found) if why}
     return BadImages(list(reasons), reasons, len(files))

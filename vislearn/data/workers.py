@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from ..threads import Job
+
 # %% ../../nbs/data/16_workers.ipynb #49902baf
 _held: Any = None  # in a worker process: the first argument of every job
 
@@ -87,6 +89,9 @@ def _shut_down(pools: list[ProcessPoolExecutor], owner: int, join: bool = False)
         pools.pop().shutdown(wait=join, cancel_futures=True)
 
 
+_of_parents: list[ProcessPoolExecutor] = []  # of processes that this one was copied from: never ended here
+
+
 class Workers:
     """Processes that hold `held` and answer `f(held, *job)`; when one dies, its job is done again by another.
 
@@ -109,6 +114,11 @@ class Workers:
         self.n = n
         self.max_deaths = max_deaths
         self.deaths = 0  # in this pass
+        self._begin_here()
+
+    def _begin_here(self) -> None:
+        "Start processes that end with this one."
+        self._pid = os.getpid()
         self._pools: list[ProcessPoolExecutor] = []  # the one in use, if any
         self._at_end = weakref.finalize(self, _shut_down, self._pools, os.getpid())
         # a process of multiprocessing joins its children at its end and calls nothing that atexit or weakref know
@@ -125,15 +135,27 @@ class Workers:
         "The worker processes that run now."
         return [pid for pool in self._pools for pid in pool._processes or {}]
 
-    def _submit(self, job: tuple) -> Future:
+    def _submit(self, job: tuple) -> Job:
+        "Let a process begin a job. In a forked process, which has none, new ones are started."
+        if self._pid != os.getpid():
+            _of_parents.extend(self._pools)
+            self._begin_here()
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*multi-threaded.*fork', DeprecationWarning)
             try:
-                return self._pools[0].submit(_do, self.f, job)
+                return Job(self._do_again, (job,), self._pools[0].submit(_do, self.f, job))
             except BrokenProcessPool as e:  # known to be broken already
                 failed: Future = Future()
                 failed.set_exception(e)
-                return failed
+                return Job(self._do_again, (job,), failed)
+            except RuntimeError:  # the program ends, and processes take no more jobs
+                return Job(self._do_here, (job,), None)
+
+    def _do_again(self, job: tuple) -> tuple[bool, Any]:
+        return self._submit(job).result()
+
+    def _do_here(self, job: tuple) -> tuple[bool, Any]:
+        return True, self.f(self.held, *job)
 
     def run(
         self,
@@ -142,7 +164,7 @@ class Workers:
     ) -> Iterator[Any]:  # in the order of the jobs
         "The answers to `jobs`, `n`+1 of them under way at a time."
         self.deaths = 0
-        under_way: deque[tuple[tuple, Future | None]] = deque()
+        under_way: deque[tuple[tuple, Job | None]] = deque()
         try:
             for job in jobs:
                 under_way.append((job, self._submit(job)))
@@ -151,21 +173,21 @@ class Workers:
             while under_way:
                 yield self._next_answer(under_way, names)
         finally:
-            for _, future in under_way:
-                if future is not None:
-                    future.cancel()
+            for _, begun in under_way:
+                if begun is not None:
+                    begun.cancel()
 
     def _next_answer(self, under_way: deque, names: Callable) -> Any:
         "The answer to the oldest job under way. After a death, jobs that were under way are done again one by one."
-        job, future = under_way.popleft()
+        job, begun = under_way.popleft()
         while True:
             try:
-                good, answer = (future or self._submit(job)).result()
+                good, answer = (begun or self._submit(job)).result()
                 break
             except BrokenProcessPool:
                 self._replace(job, names)
                 under_way.extend((other, None) for other, _ in [under_way.popleft() for _ in range(len(under_way))])
-                future = None
+                begun = None
         if good:
             return answer
         raise answer
@@ -181,4 +203,4 @@ class Workers:
 
     def close(self) -> None:
         "End the processes; also done when the object is garbage collected, and at the end of the program."
-        _shut_down(self._pools, os.getpid())
+        _shut_down(self._pools, self._pid)

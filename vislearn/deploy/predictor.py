@@ -8,7 +8,6 @@ __all__ = ['Predictor', 'load_predictor']
 # %% ../../nbs/deploy/02_predictor.ipynb #d08c043c
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import compute_alone, default_device, is_copied_process, keep_memory
+from ..core import compute_alone, default_device, keep_memory
 from ..data.answers import Answer
 from ..data.batches import BatchPipeline, stack_pictures
 from ..data.loaders import default_workers
@@ -27,6 +26,7 @@ from ..data.targets import Target
 from .bundle import bundle_model, bundle_pipelines, load_bundle
 from .records import records
 from ..models.fold import Folded
+from ..threads import Threads
 from ..train.precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
@@ -57,7 +57,6 @@ class Predictor:
         precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16' or 'auto'
         get_x: Callable | None = None,  # from an item to what is opened
     ):
-        self._pid = os.getpid()
         self.device = default_device(device)
         if self.device.type == 'cpu':
             keep_memory()
@@ -74,7 +73,6 @@ class Predictor:
 
         Where points are predicted, also the matrix that takes them back to pixels of the item.
         """
-        is_copied_process(self._pid)
         trail: list[Tensor] | None = [] if self.target.moves else None
         x = self.item_tfms(self.get_x(item) if self.get_x else item, trail=trail)
         return x, None if trail is None else to_source(trail, x)
@@ -171,7 +169,7 @@ class Predictor:
     ) -> Iterator[tuple[Any, Tensor, Tensor]]:
         "Predictions for many pictures one after another; two batches are in memory at a time."
         items = iter(items)
-        with ThreadPoolExecutor(num_workers or default_workers(), initializer=compute_alone) as pool:
+        with Threads(num_workers or default_workers(), begin=compute_alone) as pool:
 
             def ahead():
                 return [pool.submit(self.open, o) for o in islice(items, bs)]

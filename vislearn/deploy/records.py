@@ -14,7 +14,6 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from ..data.answers import Answer
 from ..data.decode import ImageError, image_extensions
 from ..progress import progress_bar
+from ..threads import Job, Threads
 
 # %% ../../nbs/deploy/01_records.ipynb #736cac7f
 RECORD_VERSION = 1  # raised when the meaning of a key changes
@@ -265,8 +265,8 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     n_workers = workers or min(8, os.cpu_count() or 1)
     numbered = (as_item(o, i) for i, o in enumerate(items))
-    with ThreadPoolExecutor(n_workers, thread_name_prefix='open') as pool:
-        ahead: deque[list[tuple[Item, Future]]] = deque()
+    with Threads(n_workers, 'open') as pool:
+        ahead: deque[list[tuple[Item, Job]]] = deque()
 
         def read_ahead() -> None:
             batch = [(item, pool.submit(open_item, engine, item)) for item in islice(numbered, bs)]
@@ -278,12 +278,12 @@ def _records(
             while ahead:
                 read_ahead()  # the next batch is opened while this one is computed
                 batch = ahead.popleft()
-                opened = [(item, future.result()) for item, future in batch]
+                opened = [(item, job.result()) for item, job in batch]
                 yield from answer_batch(engine, opened, **options)
         finally:
             for batch in ahead:
-                for _, future in batch:
-                    future.cancel()
+                for _, job in batch:
+                    job.cancel()
 
 
 def open_item(

@@ -9,7 +9,6 @@ __all__ = ['ONNX_VERSION', 'PROVIDERS', 'OnnxError', 'read_onnx', 'Decoded', 'On
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from ..data.answers import Answer
 from ..data.decode import EncodedImage, decode
 from .records import records
+from ..threads import Threads
 
 # %% ../../nbs/deploy/03_runtime.ipynb #e9e7a743
 class OnnxError(ValueError):
@@ -317,7 +317,7 @@ class OnnxPredictor:
         self._input = self.session.get_inputs()[0]
         self._takes_original = 'original' in [o.name for o in self.session.get_overridable_initializers()]
         self._outputs = [o.name for o in self.session.get_outputs()]
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix='onnx')
+        self._pool = Threads(self.threads, 'onnx')
 
     @property
     def vocab(self) -> list[Any]:

@@ -8,7 +8,6 @@ __all__ = ['heat_explainer']
 # %% ../../nbs/interpret/06_heat.ipynb #4a684ae3
 import copy
 import io
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from .cam import grad_cam
+from ..threads import ForkSafeLock
 
 if TYPE_CHECKING:
     from vislearn.deploy.predictor import Predictor
@@ -26,7 +26,7 @@ def heat_explainer(
     predictor: 'Predictor',
 ) -> Callable[[bytes], bytes]:  # from a picture to a PNG; `ImageError` where it cannot be used as a picture
     "A function that draws where the network looked."
-    lock = threading.Lock()
+    lock = ForkSafeLock()
     model = copy.deepcopy(predictor.model)
 
     def explain(picture: bytes) -> bytes:

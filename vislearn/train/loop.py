@@ -8,7 +8,6 @@ __all__ = ['SmoothLoss', 'Judged', 'TrainLoop']
 # %% ../../nbs/train/06_loop.ipynb #21ed3c2a
 import itertools
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import as_int, batch_rng, is_copied_process, keep_memory, listify
+from ..core import as_int, batch_rng, keep_memory, listify
 from ..data.tuples import Inputs
 from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
 from ..models.body import main_output
@@ -318,7 +317,6 @@ class TrainLoop(CallbackHost):
         self._net: nn.Module | None = None  # what computes: the model, or a leaner network with its weights
         self._net_is_for: Any = None  # the kind of batch it was chosen for, and whether hooks were there
         self._is_contiguous = False  # must its input be
-        self._pid = os.getpid()
         self._made_opt: Any = None  # the optimizer that this learner made itself
         self._ctrl_c = CtrlC()
         self._turn = OneAtATime()
@@ -472,7 +470,6 @@ class TrainLoop(CallbackHost):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp == 'fp16')
 
     def _to_device(self) -> None:
-        is_copied_process(self._pid)
         if self.device.type == 'cpu':
             keep_memory()
         self.model.to(self.device)

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class OwnRandom:
         if self.gpu is not None:
             devices.append(self.gpu)
         self.state = [torch.Generator(o).manual_seed(seed).get_state() for o in devices]
-        self.outer: list[tuple[list[Tensor], bool]] = []  # the state to put back, and is the lock held
+        self.outer: list[tuple[list[Tensor], Any]] = []  # the state to put back, and the lock that is held, if any
 
     def _read(self) -> list[Tensor]:
         cpu = torch.get_rng_state()
@@ -71,11 +72,12 @@ class OwnRandom:
     def __enter__(self) -> 'OwnRandom':
         _turns.waiting += 1
         try:
-            held = _turns.lock.acquire(timeout=_PATIENCE)
+            lock = _turns.lock
+            held = lock.acquire(timeout=_PATIENCE)
         finally:
             _turns.waiting -= 1
         _turns.taken += 1
-        self.outer.append((self._read(), held))
+        self.outer.append((self._read(), lock if held else None))
         self._write(self.state)
         return self
 
@@ -86,10 +88,10 @@ class OwnRandom:
         trace: TracebackType | None = None,
     ) -> None:
         self.state = self._read()
-        state, held = self.outer.pop()
+        state, lock = self.outer.pop()
         self._write(state)
-        if held:
-            _turns.lock.release()
+        if lock is not None:
+            lock.release()  # which a forked process has replaced for all others
 
     def give_way(self) -> None:
         "Let another run have a turn, if one waits; called within the `with` block, between two batches."

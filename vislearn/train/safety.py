@@ -114,6 +114,13 @@ class OneAtATime:
         self.trainer: int | None = None  # the thread that trains
         self.depth = 0  # fits within fits
 
+    def _after_fork(self) -> None:
+        "Free what threads held that are not in this copy of the process; a fit that was copied with it goes on."
+        if self.trainer == threading.get_ident():
+            self.pid = os.getpid()
+        else:
+            self._free()
+
     def _refuse_while_training(self) -> None:
         if self.trainer in (None, threading.get_ident()):
             return
@@ -126,14 +133,15 @@ class OneAtATime:
     def judging(self) -> Iterator[None]:
         "The learner belongs to this thread for the time of a `with` block."
         if self.pid != os.getpid():
-            self._free()  # a forked process has copied a lock that nobody will release
+            self._after_fork()
         self._refuse_while_training()
-        while not self.lock.acquire(timeout=0.1):
+        lock = self.lock
+        while not lock.acquire(timeout=0.1):
             self._refuse_while_training()
         try:
             yield
         finally:
-            self.lock.release()
+            lock.release()
 
     @contextmanager
     def training(self) -> Iterator[None]:
