@@ -71,9 +71,6 @@ from fastcore.basics import (
 )
 from fastcore.foundation import L
 from fastcore.meta import delegates
-from fastcore.parallel import parallel
-from fastcore.script import call_parse
-from fastcore.test import test_close, test_eq, test_fail, test_ne
 from fastcore.xtras import Path, is_listy, load_pickle, mapped, save_pickle  # Path with `ls`
 from numpy import array, ndarray
 from PIL import Image
@@ -439,6 +436,9 @@ if TYPE_CHECKING:  # what an editor sees
     import pandas as pd
     import requests
     import torchvision.models as models
+    from fastcore.parallel import parallel
+    from fastcore.script import call_parse
+    from fastcore.test import test_close, test_eq, test_fail, test_ne
     from ipywidgets import HBox, VBox
 
     from vislearn.clean.cards import ImagesCleaner
@@ -452,6 +452,12 @@ else:
     widgets = _LazyModule('ipywidgets')
     HBox = _LazyName('ipywidgets', 'HBox')
     VBox = _LazyName('ipywidgets', 'VBox')
+    call_parse = _LazyName('fastcore.script', 'call_parse')
+    parallel = _LazyName('fastcore.parallel', 'parallel')
+    test_close = _LazyName('fastcore.test', 'test_close')
+    test_eq = _LazyName('fastcore.test', 'test_eq')
+    test_fail = _LazyName('fastcore.test', 'test_fail')
+    test_ne = _LazyName('fastcore.test', 'test_ne')
     ImageClassifierCleaner = _LazyName('vislearn.clean.widgets', 'ImageClassifierCleaner')
     ImagesCleaner = _LazyName('vislearn.clean.cards', 'ImagesCleaner')
 

@@ -25,7 +25,6 @@ from uuid import uuid4
 
 from fastcore.foundation import L
 
-from .archive import extract_archive
 from .urls import FetchError, Limits, url_name
 from ..io import file_sha256, vislearn_home
 from ..progress import progress_bar
@@ -493,6 +492,8 @@ def untar_data(
     timeout: float | None = None,  # seconds for the download; None: as long as bytes keep coming
 ) -> Path:
     "Download and unpack a data set once, and return its folder; `FetchError` or `ArchiveError` say why not."
+    from vislearn.collect.archive import extract_archive
+
     base = Path(base or vislearn_home())
     name = url_name(url)
     path = Path(data or base / 'data') / _bare(name)

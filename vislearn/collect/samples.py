@@ -15,12 +15,11 @@ from uuid import uuid4
 import numpy as np
 from PIL import ExifTags, Image
 
-from .draw import draw_picture, kinds
 from ..io import vislearn_home
 from ..table import Table
 
 # %% ../../nbs/collect/06_samples.ipynb #25a1793e
-def _save_picture(im: Image.Image, f: Path, rng: np.random.Generator) -> None:
+def _save_picture(im: Image.Image, f: Path, rng: 'np.random.Generator') -> None:
     style = rng.random()
     quality = int(rng.integers(60, 95))
     exif = im.getexif()
@@ -43,6 +42,8 @@ _breaks: dict[str, Callable[[bytes], bytes]] = dict(
 # %% ../../nbs/collect/06_samples.ipynb #f8ca1798
 def _draw_broken(path: Path, n: int, size: int, seed: int) -> dict:
     "Broken files beside the `n` good ones of some classes, with what is wrong with each."
+    from vislearn.collect.draw import draw_picture, kinds
+
     bad = {}
     ways = ('truncated', 'empty', 'html', 'truncated', 'truncated', 'html', 'empty')
     for j, how in enumerate(ways[: max(3, n * len(kinds) // 40)]):
@@ -56,6 +57,8 @@ def _draw_broken(path: Path, n: int, size: int, seed: int) -> dict:
 # %% ../../nbs/collect/06_samples.ipynb #36a59809
 def _draw_classes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
     "A folder of `n` pictures for each kind of thing, and a record of the faults put in."
+    from vislearn.collect.draw import draw_picture, kinds
+
     names = list(kinds)
     swapped = {}
     total = n * len(names)
@@ -78,6 +81,8 @@ def _draw_classes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict
 # %% ../../nbs/collect/06_samples.ipynb #96a796a4
 def _draw_scenes(path: Path, n: int, size: int, seed: int, clean: bool) -> dict:
     "`train` and `val` (4:1), each with its `metadata.csv`, `n` pictures a label in all, and a record of the faults."
+    from vislearn.collect.draw import draw_picture, kinds
+
     names = list(kinds)
     swapped = {}
     total = n * len(names)

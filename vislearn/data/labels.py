@@ -9,15 +9,14 @@ __all__ = ['parent_label', 'FolderLabeller', 'RegexLabeller', 'using_attr', 'InT
 # %% ../../nbs/data/05_labels.ipynb #518ad394
 import datetime
 import math
+import numbers
 import os
 import re
 import unicodedata
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -212,8 +211,6 @@ _PLAIN_FORMS: dict[type, Callable[[Any], Any]] = {
     bool: bool,
     int: int,
     float: float,
-    Decimal: _plain_number,
-    Fraction: _plain_number,
     datetime.date: lambda o: o.isoformat(),  # datetime and pandas' Timestamp too
     datetime.time: lambda o: o.isoformat(),
     np.datetime64: str,
@@ -247,6 +244,8 @@ def plain_label(
     for kind, convert in _PLAIN_FORMS.items():
         if isinstance(o, kind):
             return convert(o)
+    if isinstance(o, numbers.Number) and not isinstance(o, complex):  # Decimal, Fraction
+        return _plain_number(o)
     if type(o).__name__ in _AS_TEXT:
         return str(o)
     raise TypeError(f'the label {o!r} is a {type(o).__name__}, which has no plain form; give text or a number')

@@ -57,7 +57,7 @@ def _n_of(share: float, n: int) -> int:
     return count
 
 
-def _generator(seed: int | None) -> np.random.Generator:
+def _generator(seed: int | None) -> 'np.random.Generator':  # quoted: numpy.random is loaded when it is used
     return np.random.default_rng(None if seed is None else as_int(seed, 'seed'))
 
 # %% ../../nbs/data/06_split.ipynb #e0d9711e
@@ -436,7 +436,7 @@ class KFoldSplitter:
         folds[np.concatenate(shuffled)] = np.arange(len(items)) % self.k
         return folds
 
-    def _dealt(self, groups: list[np.ndarray], rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
+    def _dealt(self, groups: list[np.ndarray], rng: 'np.random.Generator') -> list[tuple[int, np.ndarray]]:
         "A fold for each group: the largest first, each to the smallest fold."
         if len(groups) < self.k:
             raise ValueError(f'{len(groups)} groups cannot be dealt into {self.k} folds')
