@@ -335,7 +335,7 @@ def test_the_run_folder_has_the_table_after_a_resume_too(tmp_path):
 def test_unknown_monitor_names_the_known_ones(tmp_path):
     for cb in (TrackerCallback, EarlyStoppingCallback, SaveModelCallback, ReduceLROnPlateau):
         with pytest.raises(
-            ValueError, match=f"{cb.__name__}: there is no 'accuracy' to monitor; known are train_loss, valid_loss"
+            ValueError, match=f"{cb.__name__}: there is no 'accuracy' to monitor; there are: train_loss, valid_loss"
         ):
             loop(tmp_path, cb('accuracy')).fit(1)
 

@@ -760,7 +760,9 @@ def test_review_sorts_and_pages(review):
         and names(review.select(page=99)) == ['cat/1.jpg']
         and review.page == 1
     )
-    with pytest.raises(ValueError, match="no order 'los'; there are loss, confidence, audit, name"):
+    with pytest.raises(
+        ValueError, match=r"no order 'los'; did you mean 'loss'\? There are: loss, confidence, audit, name"
+    ):
         review.select(sort='los')
     with pytest.raises(ValueError, match="no split 'valid'"):
         review.select(split='valid')

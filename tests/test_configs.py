@@ -212,7 +212,7 @@ def test_names_that_mean_nothing_are_refused_before_anything_is_trained(monkeypa
     assert said('fit.1.n_epochs=3') == "fit.1: Learner.fit has no argument 'n_epochs'; did you mean 'n_epoch'?"
     assert said('fit.1.type=fitt').startswith("fit.1: there is no type 'fitt'; did you mean 'fit'?")
     assert said('learner.loss_func=huber').endswith(
-        "there is no 'huber'; there are bce, bce_with_logits, cross_entropy, focal, label_smoothing, mse"
+        "there is no 'huber'; there are: bce, bce_with_logits, cross_entropy, focal, label_smoothing, mse"
     )
     assert said('data.typ=from_csv').endswith("has no argument 'typ'; did you mean 'type'?")
     assert said('data.path=${NOWHERE}/x').startswith('data.path: there is no environment variable NOWHERE')

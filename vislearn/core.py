@@ -50,10 +50,20 @@ def listify(
 def suggest(
     name: object,  # what was given
     choices: Iterable[object],  # what is known
+    rest: str = '',  # what the message ends with, such as all that is known
 ) -> str:
-    "The end of an error message: `; did you mean 'x'?`, or nothing when no choice is near."
+    """The end of an error message: the nearest choice, if one is near, and the rest.
+
+    >>> suggest('focla', ['ce', 'focal'], 'there are: ce, focal')
+    "; did you mean 'focal'? There are: ce, focal"
+    >>> suggest('hinge', ['ce', 'focal'], 'there are: ce, focal')
+    '; there are: ce, focal'
+    """
     near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1)
-    return f'; did you mean {near[0]!r}?' if near else ''
+    if not near:
+        return f'; {rest}' if rest else ''
+    question = f'; did you mean {near[0]!r}?'
+    return f'{question} {rest[0].upper()}{rest[1:]}' if rest else question
 
 
 def look_up(
@@ -63,7 +73,8 @@ def look_up(
 ) -> _T:
     "What has this name in a registry; a `ValueError` with the nearest known name."
     if name not in registry:
-        raise ValueError(f'unknown {kind} {name!r}{suggest(name, registry)}; there are {", ".join(registry)}')
+        known = f'there are: {", ".join(registry)}'
+        raise ValueError(f'unknown {kind} {name!r}{suggest(name, registry, known)}')
     return registry[name]
 
 
@@ -461,10 +472,8 @@ def tfm_from_dict(
     d = dict(d)
     name = d.pop('type', None)
     if name not in Transform.registry:
-        raise ValueError(
-            f'unknown transform {name!r}{suggest(name, Transform.registry)}. '
-            'A transform of your own must be defined before it is loaded'
-        )
+        rest = 'a transform of your own must be defined before it is loaded'
+        raise ValueError(f'unknown transform {name!r}{suggest(name, Transform.registry, rest)}')
     cls = Transform.registry[name]
     check_kwargs(d, [k for k in inspect.signature(cls.__init__).parameters if k != 'self'], name)
     return cls(**d)

@@ -26,11 +26,17 @@ class ConfigError(ValueError):
     "A configuration that cannot be used; the message says where in the file, what was seen, and what is known."
 
 
-def _suggest(name: object, known: Iterable[object]) -> str:
-    "The end of a message: `; did you mean 'x'?`, or nothing."
+def _suggest(name: object, known: Iterable[object], rest: str = '') -> str:
+    "The end of a message: the nearest of what is known, if one is near, and the rest."
     from vislearn.core import suggest as nearest  # not at the top: help is to answer at once
 
-    return nearest(name, known)
+    return nearest(name, known, rest)
+
+
+def _suggest_all(name: object, known: Iterable[str]) -> str:
+    "The end of a message: the nearest of what is known, if one is near, and all of it."
+    known = list(known)
+    return _suggest(name, known, f'there are: {", ".join(known)}')
 
 
 def read_config(
@@ -205,7 +211,7 @@ _imported: set[str] = set()  # modules that the caller named
 def _hint(name: str, key: str) -> str:
     "The end of a message: the name nearest to one that is unknown, or else the few that its argument takes."
     names = sorted(registered(key))
-    few = f'; there are {", ".join(names)}' if 0 < len(names) < 30 else ''
+    few = f'; there are: {", ".join(names)}' if 0 < len(names) < 30 else ''
     return _suggest(name, [*names, *known_names()]) or few
 
 
@@ -310,10 +316,10 @@ def check_tables(cfg: Mapping[str, Any]) -> None:
     "Refuse tables and `[run]` keys that mean nothing."
     for k in cfg:
         if k not in TABLES:
-            raise ConfigError(f'there is no table [{k}]{_suggest(k, TABLES)}; there are {", ".join(TABLES)}')
+            raise ConfigError(f'there is no table [{k}]{_suggest_all(k, TABLES)}')
     for k in cfg.get('run', {}):
         if k not in RUN_KEYS:
-            raise ConfigError(f'run: there is no key {k!r}{_suggest(k, RUN_KEYS)}; there are {", ".join(RUN_KEYS)}')
+            raise ConfigError(f'run: there is no key {k!r}{_suggest_all(k, RUN_KEYS)}')
 
 
 def build_data(
@@ -331,8 +337,7 @@ def build_data(
         return call(block.dataloaders, rest, 'data')
     constructors = [k for k in dir(ImageDataLoaders) if k.startswith('from_')]
     if kind not in constructors:
-        known = ', '.join(['DataBlock', *constructors])
-        raise ConfigError(f'data: there is no type {kind!r}{_suggest(kind, constructors)}; there are {known}')
+        raise ConfigError(f'data: there is no type {kind!r}{_suggest_all(kind, ["DataBlock", *constructors])}')
     return call(getattr(ImageDataLoaders, kind), table, 'data')
 
 
@@ -398,8 +403,7 @@ def _phase_of(
     arguments = dict(table)
     method = arguments.pop('type', 'fine_tune')
     if method not in PHASES:
-        near = _suggest(method, PHASES)
-        raise ConfigError(f'{where}: there is no type {method!r}{near}; there are {", ".join(PHASES)}')
+        raise ConfigError(f'{where}: there is no type {method!r}{_suggest_all(method, PHASES)}')
     return method, arguments
 
 

@@ -417,7 +417,7 @@ def evaluate(
 
 
 def _check_task(engine: Any) -> None:
-    if engine.answer.task != 'Category':
+    if not engine.answer.one_label:
         raise ValueError(f'evaluate is for models of one label per picture; this one predicts {engine.answer.task}')
 
 
@@ -518,13 +518,15 @@ def _as_text(report: dict[str, Any]) -> str:
         for k, v in report.items()
         if isinstance(v, (int, float))
     ]
-    counts = report['confusion']
-    rows = [
-        {'actual': a, **dict(zip(map(str, counts['labels']), row))}
-        for a, row in zip(counts['labels'], counts['counts'])
-    ]
     failed = [f'{len(report["failed"])} pictures could not be used'] if report['failed'] else []
-    return '\n'.join([*numbers, '', str(Table(report['labels'])), '', str(Table(rows)), *failed])
+    return '\n'.join([*numbers, '', str(Table(report['labels'])), '', str(Table(_confusion_rows(report))), *failed])
+
+
+def _confusion_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    "A row for each actual label, with a column for each predicted one."
+    labels = report['confusion']['labels']
+    columns = [str(o) for o in labels]
+    return [{'actual': a, **dict(zip(columns, row))} for a, row in zip(labels, report['confusion']['counts'])]
 
 
 def _save_report(report: dict[str, Any], out: Path) -> None:
@@ -533,9 +535,7 @@ def _save_report(report: dict[str, Any], out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / 'evaluation.json').write_text(json.dumps(report, indent=2, default=str), encoding='utf-8')
-    labels, counts = report['confusion']['labels'], report['confusion']['counts']
-    rows = [{'actual': a, **dict(zip(map(str, labels), row))} for a, row in zip(labels, counts)]
-    write_csv(out / 'confusion.csv', rows)
+    write_csv(out / 'confusion.csv', _confusion_rows(report))
 
 
 def _save_plots(probs: Any, targs: Any, confusion: dict[str, Any], out: Path) -> None:
@@ -604,7 +604,7 @@ def export(
 
 def _targets_of(items: list, predictor: Any) -> list[int] | None:
     "What each picture is, where all lie in folders named like labels; else None."
-    if predictor.answer.task != 'Category':
+    if not predictor.answer.one_label:
         return None
     position = {str(o): i for i, o in enumerate(predictor.answer.vocab)}
     found = [position.get(Path(str(o)).parent.name) for o in items]

@@ -367,6 +367,7 @@ def _one_phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: 
     from vislearn.core import listify
     from vislearn.distrib import is_main
     from vislearn.io import atomic_save, plain_data
+    from vislearn.train.checkpoint import get_rng_state, learner_state
 
     name = f'phase{i}'
     kind = table.get('type', 'fine_tune')
@@ -379,7 +380,8 @@ def _one_phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: 
     else:
         run_phase(learn, {**table, 'checkpoint': name}, f'fit.{i}', cbs)
     if is_main():
-        atomic_save(plain_data(_state(learn)), _end(folder, i))
+        state = learner_state(learn) | {'rng': get_rng_state()}
+        atomic_save(plain_data(state), _end(folder, i))
 
 
 def _end(folder: Path, i: int) -> Path:
@@ -389,21 +391,6 @@ def _end(folder: Path, i: int) -> Path:
     return file
 
 
-def _state(learn: Any) -> dict[str, Any]:
-    "What the next phase starts from."
-    from vislearn.train.checkpoint import get_rng_state
-
-    return {
-        'model': learn.model.state_dict(),
-        'trains': [p.requires_grad for p in learn.model.parameters()],
-        'opt': learn.opt.state_dict() if learn.opt is not None else None,
-        'n_fits': learn.n_fits,
-        'loaders': [(dl.epoch, dl.seed) for dl in learn.dls],
-        'history': learn.history,
-        'rng': get_rng_state(),
-    }
-
-
 def _restored(learn: Any, folder: Path, n_phases: int) -> int:
     "Put the learner where the last finished phase left it; how many phases are done."
     done = [i for i in range(n_phases) if (folder / 'runs' / f'phase{i}' / 'end.pth').exists()]
@@ -411,20 +398,10 @@ def _restored(learn: Any, folder: Path, n_phases: int) -> int:
         return 0
     import torch
 
-    from vislearn.train.checkpoint import set_rng_state
+    from vislearn.train.checkpoint import restore_learner, set_rng_state
 
     state = torch.load(_end(folder, done[-1]), map_location='cpu', weights_only=True)
-    learn.model.load_state_dict(state['model'])
-    for p, trains in zip(learn.model.parameters(), state['trains']):
-        p.requires_grad_(trains)
-    learn.opt = None
-    if state['opt'] is not None:
-        learn.create_opt()
-        learn.opt.load_state_dict(state['opt'])
-    learn.n_fits = state['n_fits']
-    learn.history[:] = state['history']
-    for dl, (epoch, seed) in zip(learn.dls, state['loaders']):
-        dl.epoch, dl.seed = epoch, seed
+    restore_learner(learn, state)
     set_rng_state(state['rng'])
     print(f'phases done already: {done[-1] + 1} of {n_phases}')
     return done[-1] + 1

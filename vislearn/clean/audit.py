@@ -320,7 +320,8 @@ class DataAudit:
     ) -> Table:  # of path, split, label, kind, score (0-1), suggestion and other (the copy kept, or the label to give)
         "Everything that was found, the most serious kinds and the highest scores first."
         if kind is not None and kind not in audit_kinds:
-            raise ValueError(f'no kind {kind!r}{suggest(kind, audit_kinds)}; there are {audit_kinds}')
+            known = f'there are: {audit_kinds}'
+            raise ValueError(f'no kind {kind!r}{suggest(kind, audit_kinds, known)}')
         return _audit_table(r for r in self._all if kind in (None, r['kind']) and r['score'] >= min_score)
 
     def counts(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cleaner import Cleaner
+from ..core import suggest
 
 # %% ../../nbs/clean/06_review.ipynb #14797a45
 KEEP, DELETE, ALL, DECIDED = '<Keep>', '<Delete>', '<All>', '<Decided>'
@@ -108,7 +109,8 @@ class Review:
         "Show other pictures: what is not given stays, but a new view begins at its first page."
         for given, known, kind in ((split, self.load, 'split'), (sort, orders, 'order')):
             if given is not None and given not in known:
-                raise ValueError(f'there is no {kind} {given!r}; there are {", ".join(known)}')
+                listed = f'there are: {", ".join(known)}'
+                raise ValueError(f'there is no {kind} {given!r}{suggest(given, known, listed)}')
         if any(o is not None for o in (split, cat, sort)):
             self.page = 0
         self.split = self.split if split is None else split

@@ -35,6 +35,7 @@ class Answer(ABC):
     registry: ClassVar[dict[str, type['Answer']]] = {}  # every kind of answer by the name of its task
     task: ClassVar[str] = ''  # the name of the target class that it belongs to
     columns: ClassVar[tuple[str, ...]] = ()  # the keys that a record may have besides `probs`
+    one_label: ClassVar[bool] = False  # every picture has one label
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -51,6 +52,20 @@ class Answer(ABC):
         to_pixels: Any = None,  # (3,3) matrix from -1..1 across the network's view to pixels of the picture
     ) -> dict[str, Any]:
         "The answer for one picture as plain data."
+
+    def decision(
+        self,
+        record: dict[str, Any],  # what `record` gave, or a record of an error
+    ) -> int | list[int] | None:
+        "The index of the label, or the indices of the labels, that a record decides for; None where there are none."
+        return None
+
+    def right_decision(
+        self,
+        y: Any,  # the encoded label of a picture: an index, or bool (c,)
+    ) -> int | list[int] | None:
+        "What `decision` is of a record that is right."
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         "Everything needed to rebuild this answer, as plain data."
@@ -108,6 +123,7 @@ class CategoryAnswer(_Labelled):
 
     task = 'Category'
     columns = ('label', 'index', 'prob')
+    one_label = True
 
     def record(self, probs, *, topk=None, threshold=None, to_pixels=None):
         row = _checked_row(probs, len(self.vocab))
@@ -120,6 +136,12 @@ class CategoryAnswer(_Labelled):
             'prob': prob,
             'probs': self._by_label(row, topk),
         }
+
+    def decision(self, record):
+        return record.get('index')
+
+    def right_decision(self, y):
+        return int(y)
 
 # %% ../../nbs/data/12_answers.ipynb #a19d09dd
 class MultiCategoryAnswer(_Labelled):
@@ -145,6 +167,12 @@ class MultiCategoryAnswer(_Labelled):
             'indices': indices,
             'probs': self._by_label(row, topk, also=indices),
         }
+
+    def decision(self, record):
+        return record.get('indices')
+
+    def right_decision(self, y):
+        return np.flatnonzero(np.asarray(y)).tolist()
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {'thresh': self.thresh}

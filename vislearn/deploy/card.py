@@ -18,7 +18,8 @@ from .. import __version__
 from ..data.batches import BatchPipeline
 from ..data.resize import ItemPipeline
 from ..data.targets import Target
-from ..train.metrics import calibration_error, f1_score, metric_name, precision_score, recall_score
+from .measures import label_scores
+from ..train.metrics import calibration_error, metric_name
 
 # %% ../../nbs/deploy/08_card.ipynb #36a0b39c
 def wilson_interval(
@@ -200,17 +201,11 @@ def _quality_section(learn: Any, target: Target, probs: Tensor, targs: Tensor) -
 
 def _label_table(target: Target, answers: Tensor, targs: Tensor) -> str:
     "Precision, recall, F1 and number of pictures of every label."
-    said = target.one_hot(answers).float()
-    each: dict[str, Any] = {'average': 'none', 'logits': False}
-    scores = {
-        f.__name__.removesuffix('_score'): f(said, targs, **each) for f in (precision_score, recall_score, f1_score)
-    }
-    counts: Any = target.counts(targs)
     vocab: Any = target.vocab
     rows = []
-    for i, label in enumerate(vocab):
-        numbers = {name: f'{float(o[i]):.3f}' for name, o in scores.items()}
-        rows.append({'label': label, **numbers, 'pictures': counts[i]})
+    for row in label_scores(target.one_hot(answers).cpu().numpy(), target.one_hot(targs).cpu().numpy(), vocab):
+        numbers = {name: f'{row[name]:.3f}' for name in ('precision', 'recall', 'f1')}
+        rows.append({'label': row['label'], **numbers, 'pictures': row['support']})
     return _markdown(rows)
 
 

@@ -22,11 +22,12 @@ def confusion_counts(
 
 # %% ../../nbs/deploy/06_measures.ipynb #f4ad08ca
 def label_scores(
-    counts: np.ndarray,  # (c,c) int, rows actual
+    decided: np.ndarray,  # (n,c) bool, the labels that were given
+    targs: np.ndarray,  # (n,c) bool, the right ones
     vocab: Sequence[Any],  # (c) labels
 ) -> list[dict[str, Any]]:
     "Precision, recall, F1 (each 0-1) and the number of pictures of each label."
-    right, given, support = np.diag(counts), counts.sum(0), counts.sum(1)
+    right, given, support = (decided & targs).sum(0), decided.sum(0), targs.sum(0)
     precision = right / np.maximum(given, 1)
     recall = right / np.maximum(support, 1)
     f1 = 2 * right / np.maximum(given + support, 1)
@@ -64,12 +65,14 @@ def measures(
     is_among = (likely == targs[:, None]).any(1)
     chance = probs[np.arange(n), targs].astype(float)  # (n,) of the right label
     counts = confusion_counts(likely[:, 0], targs, c)
+    decided = likely[:, :1] == np.arange(c)  # (n,c)
+    is_label = targs[:, None] == np.arange(c)  # (n,c)
     return {
         'items': n,
         'loss': float(-np.log(np.maximum(chance, 1e-12)).mean()),
         'accuracy': float(np.trace(counts) / n),
         f'top_{k}_accuracy': float(is_among.mean()),
         'calibration_error': confidence_error(probs, targs),
-        'labels': label_scores(counts, vocab),
+        'labels': label_scores(decided, is_label, vocab),
         'confusion': {'labels': list(vocab), 'counts': counts.tolist()},
     }

@@ -542,18 +542,20 @@ def compare(
     lost_leads = []
     n_right = [0, 0]
     items = list(items)
-    wanted = [None] * len(items) if targets is None else [_wanted(o) for o in targets]
+    answer = predictor.answer
+    wanted = [None] * len(items) if targets is None else [answer.right_decision(o) for o in targets]
     for a, b, right in zip(predictor.records(items, bar=False), records(other, items, bar=True), wanted, strict=True):
         if 'error' in a and 'error' in b:
             continue
         n += 1
-        n_right[0] += _decision(a) == right
-        n_right[1] += _decision(b) == right
+        before, after = answer.decision(a), answer.decision(b)
+        n_right[0] += before == right
+        n_right[1] += after == right
         if 'error' in a or 'error' in b:
             continue
         pa, pb = _numbers(a), _numbers(b)
         largest = max(largest, float(np.abs(pa - pb).max()))
-        is_equal = _decision(a) == _decision(b) if 'probs' in a else bool(np.allclose(pa, pb, rtol=0.01, atol=0.01))
+        is_equal = before == after if 'probs' in a else bool(np.allclose(pa, pb, rtol=0.01, atol=0.01))
         equal += is_equal
         if 'label' in a and not is_equal:
             lost_leads.append(_lead(a))
@@ -567,12 +569,6 @@ def compare(
     return found
 
 
-def _wanted(target: Any) -> int | list[int]:
-    "The decision that is right: an index, or the indices of several labels."
-    y = np.asarray(target)
-    return int(y) if y.ndim == 0 else np.flatnonzero(y).tolist()
-
-
 def _numbers(record: dict[str, Any]) -> np.ndarray:
     "All probabilities or values of a record, labels in alphabetical order."
     if 'probs' in record:
@@ -584,10 +580,6 @@ def _lead(record: dict[str, Any]) -> float:
     "By how much the most probable label leads the next one."
     first, second = sorted(record['probs'].values())[:-3:-1]
     return first - second
-
-
-def _decision(record: dict[str, Any]) -> Any:
-    return record.get('index', record.get('indices'))
 
 # %% ../../nbs/deploy/04_onnx.ipynb #4884fecc
 def _inputs(predictor: Predictor, items: Iterable[Any]) -> list[np.ndarray]:  # (1,c,h,w) float

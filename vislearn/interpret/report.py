@@ -13,15 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from ..data.targets import Target
+from ..deploy.measures import label_scores
 from ..table import Table, shorten
-from ..train.metrics import f1_score, precision_score, recall_score
 
 # %% ../../nbs/interpret/04_report.ipynb #5d998017
-def _class_scores(target: Target, answers: Tensor, targs: Tensor, average: str) -> dict[str, Tensor]:
-    "Precision, recall and F1 of answers."
-    said = target.one_hot(answers).float()
-    metrics = dict(precision=precision_score, recall=recall_score, f1=f1_score)
-    return {name: f(said, targs, average=average, logits=False) for name, f in metrics.items()}
+def _one_hot(target: Target, answers: Tensor, targs: Tensor) -> tuple[np.ndarray, np.ndarray]:  # (n,c) bool each
+    return target.one_hot(answers).cpu().numpy(), target.one_hot(targs).cpu().numpy()
 
 
 def class_table(
@@ -31,12 +28,7 @@ def class_table(
 ) -> Table:  # of label, precision, recall, f1, support[, taken_for]
     "Precision, recall, F1 and number of pictures of every class, and what it is most often taken for."
     vocab: Any = target.vocab
-    scores = _class_scores(target, answers, targs, 'none')  # (c,) each
-    support: Any = target.counts(targs)
-    rows = []
-    for i, label in enumerate(vocab):
-        numbers = {name: float(o[i]) for name, o in scores.items()}
-        rows.append(dict(label=label, **numbers, support=int(support[i])))
+    rows = label_scores(*_one_hot(target, answers, targs), vocab)
     if target.confusion_plot == 'matrix':
         for row, counts in zip(rows, target.mistakes(targs, answers)):
             row['taken_for'] = vocab[int(counts.argmax())] if counts.any() else None
@@ -66,8 +58,9 @@ def classification_report(
     lines.append('')
     seen = (support > 0) | (numbers.sum(1) > 0)
     if 'micro' in target.averages:
-        micro = _class_scores(target, answers, targs, 'micro')
-        lines.append(line('micro avg', map(float, micro.values()), total))
+        decided, is_label = _one_hot(target, answers, targs)
+        micro = label_scores(decided.reshape(-1, 1), is_label.reshape(-1, 1), ['micro avg'])[0]
+        lines.append(line('micro avg', (micro['precision'], micro['recall'], micro['f1']), total))
         seen[:] = True
     else:
         accuracy = 1 - float(target.wrong(answers, targs).float().mean())

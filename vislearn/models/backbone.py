@@ -150,7 +150,8 @@ def _make_tv(name: str, pretrained: bool | str, arch_kwargs: Mapping[str, Any]) 
     known = models.get_model_weights(name).__members__
     tag = pretrained if isinstance(pretrained, str) else 'DEFAULT'
     if tag not in known:
-        raise ValueError(f'{name!r} has no weights {tag!r}{suggest(tag, known)}; it has {list(known)}')
+        rest = f'it has {list(known)}'
+        raise ValueError(f'{name!r} has no weights {tag!r}{suggest(tag, known, rest)}')
     weights = known[tag]
     builder = models.get_model_builder(name)
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlsplit(weights.url).path).name

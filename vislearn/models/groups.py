@@ -133,9 +133,9 @@ def _matching_names(named: Named, pattern: str) -> list[str]:
     hits = [k for k in named if re.search(pattern, k)]
     if not hits:
         names = list(named)
-        near = suggest(pattern, _module_names(named))
         like = ', '.join([*names[:2], '...', *names[-1:]])
-        raise ValueError(f'no parameter matches {pattern!r}{near}; the names are like {like}')
+        near = suggest(pattern, _module_names(named), f'the names are like {like}')
+        raise ValueError(f'no parameter matches {pattern!r}{near}')
     return hits
 
 
@@ -162,10 +162,8 @@ GROUP_NAMES = ('head', 'stages')
 
 def _check_spec(model: nn.Module, groups: Spec, layer_decay: float | None) -> None:
     if isinstance(groups, str) and groups not in GROUP_NAMES:
-        raise ValueError(
-            f"unknown groups {groups!r}{suggest(groups, GROUP_NAMES)}: give 'head', 'stages' or a list of "
-            'regular expressions'
-        )
+        rest = "give 'head', 'stages' or a list of regular expressions"
+        raise ValueError(f'unknown groups {groups!r}{suggest(groups, GROUP_NAMES, rest)}')
     if (isinstance(groups, str) or layer_decay) and not has_body_and_head(model):
         raise ValueError(
             f'groups by name need a model with a body and a head, as create_model makes it, not a '

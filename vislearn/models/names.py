@@ -50,8 +50,8 @@ def resolve_arch(
         return 'timm', check_tag(name)
     if name in tv_names():
         return 'tv', name
-    near = suggest(name, [*timm.list_models(), *tv_names()])
-    raise ValueError(f"unknown architecture {name!r}{near}. list_models('*pattern*') lists the names")
+    near = suggest(name, [*timm.list_models(), *tv_names()], "the names are in list_models('*pattern*')")
+    raise ValueError(f'unknown architecture {name!r}{near}')
 
 
 def _check_tv(name: str) -> str:
@@ -71,5 +71,6 @@ def check_tag(
         return name
     known = [o.partition('.')[2] for o in get_arch_pretrained_cfgs(base)]
     if known and tag not in known:
-        raise ValueError(f'{base!r} has no weights {tag!r}{suggest(tag, known)}; it has {known}')
+        rest = f'it has {known}'
+        raise ValueError(f'{base!r} has no weights {tag!r}{suggest(tag, known, rest)}')
     return name

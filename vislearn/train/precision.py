@@ -37,7 +37,8 @@ def resolve_precision(
     "The precision to compute in on `device`; where fp16 is unavailable, bf16 or fp32 with a warning."
     if precision != 'auto' and precision not in PRECISIONS:
         known = [*PRECISIONS, 'auto']
-        raise ValueError(f'unknown precision {precision!r}{suggest(precision, known)}; there are {", ".join(known)}')
+        listed = f'there are: {", ".join(known)}'
+        raise ValueError(f'unknown precision {precision!r}{suggest(precision, known, listed)}')
     best = 'bf16' if fast_bf16(device) else 'fp32'
     if precision == 'auto':
         return best

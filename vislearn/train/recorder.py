@@ -27,9 +27,8 @@ def epoch_value(
         return None
     if name not in learn.row:
         known = [k for k in learn.row if k not in ('epoch', 'time')]
-        raise ValueError(
-            f'{asked_by}: there is no {name!r} to monitor{suggest(name, known)}; known are {", ".join(known)}'
-        )
+        listed = f'there are: {", ".join(known)}'
+        raise ValueError(f'{asked_by}: there is no {name!r} to monitor{suggest(name, known, listed)}')
     return learn.row[name]
 
 
