@@ -58,7 +58,7 @@ from .train.features import FeatureLoaders, HeadModel
 from .train.loop import TrainLoop
 from .train.losses import get_loss
 from .train.lr_find import valley
-from .train.metrics import best_thresholds
+from .train.metrics import Metrics, best_thresholds
 from .train.optim import Adam, get_opt_func, lr_list, make_groups, set_hyper
 from .train.progress import ProgressCallback, say
 from .train.randomness import OwnRandom
@@ -292,30 +292,21 @@ class Learner(TrainLoop):
         self,
         dls: Any,  # DataLoaders, or any list of loaders: [0] to train on, [1] to validate on
         model: nn.Module,  # (bs,3,h,w) -> (bs,c)
-        loss_func: Callable[[Tensor, Tensor], Tensor]
-        | str
-        | None = None,  # (pred, targ) -> (), or a name (see `list_losses`); the target's own if not given
-        opt_func: Callable[..., torch.optim.Optimizer]
-        | str = Adam,  # a function, a class, or a name such as 'sgd' (see `list_optimizers`)
+        loss_func: Callable[[Tensor, Tensor], Tensor] | str | None = None,  # see `list_losses`; None: the target's
+        opt_func: Callable[..., torch.optim.Optimizer] | str = Adam,  # or a name of `list_optimizers`
         lr: float | slice | Sequence[float] = 1e-3,  # learning rate where a fit is given none
-        splitter: Callable[[nn.Module], Any]
-        | None = None,  # model -> layer groups, early ones first; the model's own if not given
+        splitter: Callable[[nn.Module], Any] | None = None,  # model -> layer groups, early ones first; None: its own
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,
-        metrics: Callable
-        | str
-        | Iterable[Callable | str]
-        | None = None,  # (preds, targs) -> number, or names (see `list_metrics`); () for none, None: the target's
+        metrics: Metrics | None = None,  # (preds, targs) -> number, or names; () for none; None: the target's
         path: str | Path | None = None,  # where models and exports go; the data's if not given
         model_dir: str = 'models',  # the folder in `path` for `save`
         wd: float | None = None,  # weight decay; the optimizer's default if not given
         wd_bn_bias: bool = False,  # also on norms and biases
         train_bn: bool = True,  # norms of frozen groups learn; if not, their statistics are frozen too
-        moms: tuple[float, float, float]
-        | None = None,  # momentum at start, peak and end of one cycle; the recipe's if not given
+        moms: tuple[float, float, float] | None = None,  # momentum at start, peak and end; None: the recipe's
         default_cbs: bool = True,  # with `Recorder` and `ProgressCallback`
         precision: str = 'auto',  # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
-        bn_momentum: float
-        | None = None,  # 0-1, how fast running statistics move, 0: not at all; the model's own if not given
+        bn_momentum: float | None = None,  # 0-1, how fast running statistics move, 0: not at all; None: the model's own
         seed: int | None = None,  # makes a fit repeatable whatever random numbers were drawn before
         compile: bool | str = False,  # train through `torch.compile`, or through one of its backends by name
         recipe: str | Recipe = 'fastai',  # the constants of `fine_tune`, by name (see `list_recipes`) or your own
@@ -451,13 +442,9 @@ class Learner(TrainLoop):
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
         start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
-        schedule: str
-        | tuple
-        | Callable
-        | None = None,  # 'cosine', ('linear', {'warmup': .1}), a function of progress 0-1, or one of torch's schedulers
+        schedule: str | tuple | Callable | None = None,  # a name, ('linear', {'warmup': .1}), a function, or torch's
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
-        lr_decay: float
-        | None = None,  # 0-1, each layer group's rate over that of the next one, such as .38; `lr` is the last group's
+        lr_decay: float | None = None,  # 0-1, such as .38: a layer group's rate over the next's; `lr` is the last's
     ) -> None:
         "Train for `n_epoch` epochs, at a fixed learning rate or along a schedule."
         rate: Any = auto_lr(self, lr)
@@ -477,11 +464,7 @@ class Learner(TrainLoop):
     def fit_one_cycle(
         self,
         n_epoch: int,
-        lr_max: float
-        | slice
-        | Sequence[float]
-        | str
-        | None = None,  # highest learning rate, 'auto' to search for it; `learn.lr` if not given
+        lr_max: float | slice | Sequence[float] | str | None = None,  # highest rate; 'auto' searches; None: `learn.lr`
         div: float = 25.0,  # the first rate is lr_max/div
         div_final: float = 1e5,  # the last rate is lr_max/div_final
         pct_start: float = 0.25,  # 0-1, share of the fit in which the rate rises
@@ -491,8 +474,7 @@ class Learner(TrainLoop):
         reset_opt: bool = False,  # start with a new optimizer
         start_epoch: int = 0,  # skip this many epochs, keeping their position in the schedule
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
-        lr_decay: float
-        | None = None,  # 0-1, each layer group's rate over that of the next one, such as .38; `lr_max` is the last's
+        lr_decay: float | None = None,  # 0-1, such as .38: a layer group's rate over the next's; `lr_max` is the last's
     ) -> None:
         """Train with a learning rate that rises and falls once, and a momentum that does the opposite.
 
@@ -531,11 +513,7 @@ class Learner(TrainLoop):
         self,
         n_cycles: int,
         cycle_len: int,  # epochs of the first cycle
-        lr_max: float
-        | slice
-        | Sequence[float]
-        | str
-        | None = None,  # rate at the start of each cycle, 'auto' to search for it; `learn.lr` if not given
+        lr_max: float | slice | Sequence[float] | str | None = None,  # of a cycle's start, 'auto'; None: `learn.lr`
         cycle_mult: int = 2,  # each cycle is so many times longer than the one before
         cbs: Callback | Iterable[Callback] | None = None,  # for this call
         reset_opt: bool = False,  # start with a new optimizer
@@ -556,9 +534,7 @@ class Learner(TrainLoop):
     def fine_tune(
         self,
         epochs: int | None = None,  # after unfreezing; or give `time_limit`
-        base_lr: float
-        | str
-        | None = None,  # highest rate of the head while the rest is frozen, 'auto' to search; None: as the recipe says
+        base_lr: float | str | None = None,  # highest rate of the head, the rest frozen; or 'auto'; None: the recipe's
         freeze_epochs: int | None = None,  # with only the head learning; None: as the recipe says
         lr_mult: float | None = None,  # the rate of the body's first layers is the head's over this; None: likewise
         pct_start: float | None = None,  # 0-1, share of the unfrozen epochs in which the rate rises; None: likewise
@@ -608,9 +584,7 @@ class Learner(TrainLoop):
     def fit_head(
         self,
         n_epoch: int = 15,  # passes over the features
-        lr_max: float
-        | str
-        | None = None,  # highest learning rate of the cycle, 'auto' to search for it; None: as the recipe says
+        lr_max: float | str | None = None,  # highest rate of the cycle, 'auto' to search for it; None: the recipe's
         views: int = 2,  # augmented versions of each training picture
         wd: float | None = None,  # weight decay; the optimizer's default if not given
         cbs: Callback | Iterable[Callback] | None = None,  # for this call; batches are features (bs,nf), not pictures
@@ -1093,29 +1067,19 @@ def vision_learner(
     pretrained: bool | str | Path = True,  # True, False, a weights file, or a set of weights by name
     weights: Any = None,  # a set of weights (torchvision's enum or name) instead of the default one
     loss_func: Callable[[Tensor, Tensor], Tensor] | None = None,  # (pred, targ) -> (); the target's own if not given
-    opt_func: Callable[[list[dict], float], torch.optim.Optimizer]
-    | str
-    | None = None,  # a function, a class, or a name such as 'sgd'; the recipe's if not given
+    opt_func: Callable[..., torch.optim.Optimizer] | str | None = None,  # or a name such as 'sgd'; None: the recipe's
     lr: float | slice = 1e-3,  # learning rate where a fit is given none
-    splitter: Callable[[nn.Module], list[list[nn.Parameter]]]
-    | None = None,  # model -> layer groups; the model's own if not given
+    splitter: Callable[[nn.Module], list[list[nn.Parameter]]] | None = None,  # model -> layer groups; None: its own
     cbs: Callback | Iterable[Callback] | None = None,
-    metrics: Callable
-    | str
-    | Iterable[Callable | str]
-    | None = None,  # (preds, targs) -> number, or names such as 'f1_score'; the target's own if not given, () for none
+    metrics: Metrics | None = None,  # (preds, targs) -> number, or names; () for none; None: the target's
     path: str | Path | None = None,  # where models and exports go; the data's if not given
     model_dir: str = 'models',  # the folder in `path` for `save`
     wd: float | None = None,  # weight decay; the recipe's if not given
     wd_bn_bias: bool = False,  # also on norms and biases
-    train_bn: bool
-    | None = None,  # norms of frozen groups learn; if not, their statistics are frozen too; None: as the recipe says
-    moms: tuple[float, float, float]
-    | None = None,  # momentum at start, peak and end of one cycle; the recipe's if not given
+    train_bn: bool | None = None,  # norms of frozen groups learn, or have their statistics frozen; None: the recipe's
+    moms: tuple[float, float, float] | None = None,  # momentum at start, peak and end; None: the recipe's
     cut: int | Callable | None = None,  # where the body ends; found out if not given
-    init: Callable[[Tensor], object]
-    | str
-    | None = 'recipe',  # of the head's weights: a function of `nn.init` or its name, None for PyTorch's own
+    init: Callable[[Tensor], object] | str | None = 'recipe',  # of the head: of `nn.init`, or its name; None: PyTorch's
     custom_head: nn.Module | None = None,  # a head of your own: body's output -> (bs,n_out)
     concat_pool: bool | None = None,  # pool by average and maximum; the recipe's if not given
     pool: bool | str = True,  # pool at all? or 'avg', 'max', 'catavgmax'
@@ -1125,20 +1089,16 @@ def vision_learner(
     bn_final: bool = False,  # normalise the predictions
     lin_first: bool = False,  # the head's linear layers before norm and dropout
     y_range: tuple[float, float] | None = None,  # limits of a predicted number; the target's if not given
-    n_in: int
-    | None = None,  # channels the network takes; None: 3, or 1 for grey pictures that nothing normalises as coloured
+    n_in: int | None = None,  # channels the network takes; None: 3, or 1 for grey pictures with no RGB normalisation
     model_kwargs: Mapping[str, Any] | None = None,  # for the network's own function, such as {'drop_path_rate': .1}
     groups: str | list | None = None,  # layer groups by name: 'head', 'stages', or regular expressions
     layer_decay: float | None = None,  # 0-1, each layer's rate over that of the next, for transformers
     default_cbs: bool = True,  # with `Recorder` and `ProgressCallback`
     precision: str = 'auto',  # 'fp32', 'bf16', 'fp16' or 'auto': bf16 where that is fast
-    bn_momentum: float
-    | None = None,  # 0-1, how fast the body's running statistics move, 0: not at all; None: as the recipe says
-    recipe: str
-    | Recipe = 'vislearn',  # the constants of fine-tuning: 'vislearn', 'fastai' for exactly its arithmetic, or your own
+    bn_momentum: float | None = None,  # 0-1, how fast the body's running statistics move, 0: never; None: the recipe's
+    recipe: str | Recipe = 'vislearn',  # of fine-tuning: 'vislearn', 'fastai' for exactly its arithmetic, or your own
     seed: int | None = None,  # makes head and fits repeatable whatever random numbers were drawn before
-    compile: bool
-    | str = False,  # train through `torch.compile` (slow at first, faster on many GPUs), or one of its backends by name
+    compile: bool | str = False,  # train through `torch.compile` (slow at first), or one of its backends by name
 ) -> Learner:
     """A learner with a network for these pictures and classes; a pretrained one is frozen but for its head.
 

@@ -139,8 +139,7 @@ def train(
     size: int | None = None,  # pixels; by the size of the pictures if not given
     epochs: int | None = None,  # by the number of pictures if not given
     bs: int | None = None,  # pictures per batch; by the number of pictures if not given
-    lr: str
-    | None = None,  # learning rate, or auto to search for it in each phase; the default of the method if not given
+    lr: str | None = None,  # learning rate, or auto to search for it in each phase; None: the method's own
     seed: int = 42,
     set: str = '',  # changes of a configuration, separated by ; or each after -o: -o fit.epochs=3
     imports: str = '',  # modules (or .py files, also beside the configuration) that it names; or each after --import

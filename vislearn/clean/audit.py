@@ -153,8 +153,7 @@ class DataAudit:
     def __init__(
         self,
         source: Learner | DataLoaders,  # with a learner labels and outliers are checked too
-        oof: OutOfFold
-        | None = None,  # from `cross_validate`: all labels are judged, else those of the validation items
+        oof: OutOfFold | None = None,  # from `cross_validate`: judges all labels; None: those of the validation items
         limits: AuditLimits | None = None,
     ):
         self.learn: Any = None if isinstance(source, DataLoaders) else source

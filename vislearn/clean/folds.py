@@ -192,8 +192,7 @@ def cross_validate(
     block: DataBlock,  # its splitter is replaced
     source: Any,  # what the block's `dataloaders` takes
     k: int = 5,  # folds
-    make_learner: Callable[[DataLoaders], Learner]
-    | None = None,  # if not given: linear classifiers on ImageNet features
+    make_learner: Callable[[DataLoaders], Learner] | None = None,  # None: linear classifiers on ImageNet features
     fit: Callable[[Learner], Any] = _fine_tune,  # trains a learner; `fine_tune(3)` if not given
     groups: Callable | Sequence | None = None,  # keep items of one group (a patient, a camera) in one fold
     bs: int = 64,  # pictures per batch

@@ -35,7 +35,7 @@ from vislearn.data.stages import (
     split_names,
     taken,
 )
-from .targets import Category, MultiCategory, Points, Regression, Target
+from .targets import Category, LabelWeights, MultiCategory, Points, Regression, Target
 from ..described import remembers_call
 from ..progress import echo
 
@@ -75,10 +75,7 @@ class CategoryBlock(TargetBlock):
         vocab: Sequence[Any] | None = None,  # the labels in order; learned from the training items if not given
         sort: bool = True,  # a learned vocabulary is sorted
         add_na: bool = False,  # put '#na#' first, for whatever is not in the vocabulary
-        class_weights: str
-        | dict[Any, float]
-        | Sequence[float]
-        | None = None,  # costs of a mistake: 'balanced', or each
+        class_weights: LabelWeights = None,  # costs of a mistake: 'balanced', or each
         unknown: str = 'raise',  # an item whose label is not in the vocabulary: 'raise', or 'drop' it with a warning
     ):
         self.vocab = vocab
@@ -100,10 +97,7 @@ class MultiCategoryBlock(TargetBlock):
         vocab: Sequence[Any] | None = None,  # the labels in order; learned from the training items if not given
         add_na: bool = False,  # put '#na#' first, for whatever is not in the vocabulary
         thresh: float | Sequence[float] | dict[Any, float] = 0.5,  # probability above which a label counts, or one each
-        pos_weight: str
-        | dict[Any, float]
-        | Sequence[float]
-        | None = None,  # costs of a missed label: 'balanced', or each
+        pos_weight: LabelWeights = None,  # costs of a missed label: 'balanced', or each
         unknown: str = 'raise',  # an item whose label is not in the vocabulary: 'raise', or 'drop' it with a warning
     ):
         self.encoded = encoded
@@ -329,8 +323,7 @@ class DataBlock:
     def from_columns(
         cls,
         blocks: Sequence | None = None,  # (ImageBlock, CategoryBlock)
-        getters: Sequence[Callable]
-        | None = None,  # (get_x, get_y) of a row; the first and the second column if not given
+        getters: Sequence[Callable] | None = None,  # (get_x, get_y) of a row; None: its first two columns
         get_items: Callable | None = None,  # source -> columns; without, the source is the columns
         splitter: Callable | None = None,  # rows -> (training positions, validation positions); 20 % if not given
         item_tfms: Callable | list | None = None,  # on each picture

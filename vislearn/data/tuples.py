@@ -134,10 +134,7 @@ class TupleLoader:
         shuffle: bool = False,  # a new order each epoch
         drop_last: bool = False,  # leave out a last batch that is not full
         item_tfms: Callable | Sequence[Callable] | None = None,  # of each picture in a sample
-        batch_tfms: BatchPipeline
-        | Callable
-        | Sequence[Callable]
-        | None = None,  # of each batch of pictures, on the device
+        batch_tfms: BatchPipeline | Callable | Sequence[Callable] | None = None,  # of batches, on the device
         device: str | torch.device | None = None,  # None chooses
         seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
         n_inp: int | None = None,  # inputs of the network; all but the last element if not given

@@ -27,7 +27,9 @@ def label_scores(
     vocab: Sequence[Any],  # (c) labels
 ) -> list[dict[str, Any]]:
     "Precision, recall, F1 (each 0-1) and the number of pictures of each label."
-    right, given, support = (decided & targs).sum(0), decided.sum(0), targs.sum(0)
+    right = (decided & targs).sum(0)  # (c,)
+    given = decided.sum(0)
+    support = targs.sum(0)
     precision = right / np.maximum(given, 1)
     recall = right / np.maximum(support, 1)
     f1 = 2 * right / np.maximum(given + support, 1)

@@ -40,7 +40,7 @@ from vislearn.train.events import (
     call_event,
 )
 from .losses import counts_unevenly, get_loss, item_losses
-from .metrics import compute_metric, get_metric, metric_names
+from .metrics import Metrics, compute_metric, get_metric, metric_names
 from .precision import PRECISIONS, resolve_precision
 from .randomness import OwnRandom
 from vislearn.train.ranks import (
@@ -292,10 +292,7 @@ class TrainLoop(CallbackHost):
         opt_func: Callable[..., torch.optim.Optimizer],  # (parameter groups, lr=) -> optimizer
         lr: float | slice | Sequence[float] = 1e-3,  # learning rate where `fit` is given none
         cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,
-        metrics: Callable
-        | str
-        | Iterable[Callable | str]
-        | None = None,  # (preds, targs) -> number, or names of some (see `list_metrics`)
+        metrics: Metrics | None = None,  # (preds, targs) -> number, or names of some (see `list_metrics`)
         precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16' or 'auto'
         seed: int | None = None,  # makes a fit repeatable whatever random numbers were drawn before
     ):

@@ -89,9 +89,7 @@ class LabelSmoothingCrossEntropy(_PerClass):
     def __init__(
         self,
         eps: float = 0.1,  # 0-1, share that is spread
-        weight: Sequence[float]
-        | Tensor
-        | None = None,  # (c,) what a mistake on each class costs; the spread share is not weighted
+        weight: Sequence[float] | Tensor | None = None,  # (c,) costs of a mistake on each class; not for the share
         reduction: str = 'mean',  # 'mean', 'sum', or 'none' for each answer's own
         axis: int | None = None,  # of the classes; `classes_in` if not given
     ):

@@ -402,10 +402,7 @@ def list_optimizers() -> list[str]:
 
 
 def get_opt_func(
-    opt: str
-    | tuple[str | Callable, Mapping]
-    | Callable
-    | None = None,  # 'adam', ('sgd', {'mom': .9}), torch.optim.NAdam
+    opt: str | tuple[str | Callable, Mapping] | Callable | None = None,  # 'adam', ('sgd', {'mom': .9}), NAdam
 ) -> OptFunc:
     """`opt` as a function (param_groups, lr=...) -> optimizer; None is Adam.
 
