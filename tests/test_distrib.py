@@ -15,7 +15,7 @@ from tiny import COLOURS, make_pictures
 from vislearn.app.train_run import train
 from vislearn.deploy.predictor import load_predictor
 from vislearn.distrib import shares
-from vislearn.train.ranks import loss_mass, rate_factor
+from vislearn.train.ranks import loss_denominator, rate_factor
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='torchrun needs a POSIX system')
@@ -214,10 +214,10 @@ def test_weighted_parts_of_a_loss_add_up():
     pred, targ = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 0, 1])
     cpu = torch.device('cpu')
     parts = [slice(0, 4), slice(4, 6)]
-    masses = [loss_mass(ce, targ[o], len(targ[o]), cpu) for o in parts]
-    total = sum(m * ce(pred[o], targ[o]) for m, o in zip(masses, parts)) / sum(masses)
+    denominators = [loss_denominator(ce, targ[o], len(targ[o]), cpu) for o in parts]
+    total = sum(m * ce(pred[o], targ[o]) for m, o in zip(denominators, parts)) / sum(denominators)
     torch.testing.assert_close(total, ce(pred, targ))
-    assert loss_mass(torch.nn.MSELoss(), None, 5, cpu) == 5
+    assert loss_denominator(torch.nn.MSELoss(), None, 5, cpu) == 5
 
 
 def test_unknown_scaling_of_rates_is_refused():

@@ -19,7 +19,7 @@ from pretend import pretend_learner
 from vislearn.clean.cards import CHANGED, ImagesCleaner, thumb_jpeg
 from vislearn.clean.cleaner import CsvLabels
 from vislearn.clean.review import ALL, DECIDED, DELETE, KEEP
-from vislearn.clean.widgets import ImageClassifierCleaner, judge
+from vislearn.clean.widgets import ImageClassifierCleaner, predicted_pictures
 
 
 def draw(path, n=15, classes=('ant', 'bee', 'cow')):
@@ -73,7 +73,7 @@ def test_face(learn):
 
 def test_the_most_wrong_come_first(learn):
     c = ImageClassifierCleaner(learn)
-    by = {p.path: p for p in judge(learn, 0)}
+    by = {p.path: p for p in predicted_pictures(learn, 0)}
     losses = [p.loss for p in c.review.shown]
     assert losses == sorted(losses, reverse=True) and losses[0] > 1 and set(c.fns) <= set(by)
     c.dd_sort.value = 'confidence'
@@ -490,12 +490,12 @@ def test_an_unreadable_picture_does_not_shift_the_others(files, tmp_path):
         (ImageBlock, CategoryBlock), splitter=EndSplitter(0.5), get_y=parent_label, item_tfms=Resize(16)
     ).dataloaders(files[::2] + files[1::2], num_workers=0, device='cpu')
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, dls.c)), path=tmp_path)
-    right = {p.path: p.loss for p in judge(learn, 1)}
+    right = {p.path: p.loss for p in predicted_pictures(learn, 1)}
     gone = dls.valid.items[2]
     gone.write_bytes(b'no picture')
     dls.valid_ds.max_bad = 1.0
     with pytest.warns(UserWarning, match=gone.name):
-        left = {p.path: p.loss for p in judge(learn, 1)}
+        left = {p.path: p.loss for p in predicted_pictures(learn, 1)}
     assert set(right) - set(left) == {gone}
     for f, loss in left.items():
         assert abs(loss - right[f]) < 1e-4, f
@@ -510,7 +510,7 @@ def test_no_classes():
         target = Regression(2)
 
     with pytest.raises(ValueError, match='classification'):
-        judge(SimpleNamespace(dls=Dls([None, None])), 1)
+        predicted_pictures(SimpleNamespace(dls=Dls([None, None])), 1)
 
 
 # ---- the rest

@@ -799,7 +799,7 @@ class Learner(TrainLoop):
             raise TypeError(f'export writes to a file and takes its name, got a {type(fname).__name__}')
         wanted = Path(self.path) / fname
         file = writable(wanted.parent) / wanted.name
-        text = self.card(file.name) if card else ''  # all processes judge for it
+        text = self.card(file.name) if card else ''  # all processes predict for it
         if not is_main():
             return file
         if card:

@@ -41,7 +41,7 @@ def _good_files(path: Path) -> list[Path]:
     return [o for o in files if o not in bad]
 
 # %% ../../nbs/app/09_cli.ipynb #be198dc2
-def _judge(learn, out: Path) -> None:
+def _show_mistakes(learn, out: Path) -> None:
     "The confusion matrix and the worst mistakes as pictures, and the pairs most often confused."
     from vislearn.interpret.interpretation import ClassificationInterpretation
 
@@ -111,7 +111,7 @@ def demo(
     learn = vision_learner(dls, arch, metrics=error_rate, path=out)
     learn.fine_tune(epochs)
     print('4. its mistakes')
-    _judge(learn, out)
+    _show_mistakes(learn, out)
     print('5. export')
     model = learn.export()
     print(f'  model: {model}')

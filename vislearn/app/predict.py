@@ -487,7 +487,7 @@ class _Mirrored:
 
 
 def _mirror(pixels: Any) -> Any:
-    "What ONNX Runtime's engine opened, or a tensor (c,h,w), turned left to right."
+    "What ONNX Runtime's engine opened, or a tensor (c,h,w), mirrored left to right."
     return pixels.mirrored() if hasattr(pixels, 'mirrored') else pixels.flip(-1)
 
 

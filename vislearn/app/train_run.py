@@ -175,7 +175,7 @@ def train(
         is_writer = is_main()
         on_rank0(_prepare, folder, resume, force or dry_run)
         on_rank0(_note_choices, folder, cfg, said)
-        ready = _train_and_judge(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
+        ready = _train_and_evaluate(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
     if is_writer:
         _finish(folder, cfg, *ready)
     if is_writer and dry_run:
@@ -263,7 +263,7 @@ def _prepare(folder: Path, resume: bool, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _train_and_judge(
+def _train_and_evaluate(
     cfg: Mapping[str, Any],
     folder: Path,
     *,

@@ -186,7 +186,7 @@ class DataAudit:
         "Labels that are probably wrong; none without a learner or out-of-fold predictions."
         if self.oof is None and self.learn is None:
             return _audit_table([])
-        entries, probs, targs = self._judged()
+        entries, probs, targs = self._predicted()
         vocab: Any = self.dls.vocab
         rows = []
         for i, j, score in find_label_errors(probs, targs):
@@ -194,7 +194,7 @@ class DataAudit:
             rows.append(entries[i].row('label error', score, suggestion, other=str(vocab[j])))
         return _audit_table(rows)
 
-    def _judged(self) -> tuple[list[_Picture], Tensor, Tensor]:
+    def _predicted(self) -> tuple[list[_Picture], Tensor, Tensor]:
         "Entries with probabilities by a model that was not trained on them, and their targets."
         if self.oof is None:
             dl = self.dls.valid

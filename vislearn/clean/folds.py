@@ -47,7 +47,7 @@ class OutOfFold:
     sources: list  # what each was opened from
     probs: Tensor  # (n,c)
     targs: Tensor  # (n,) or (n,c)
-    folds: Tensor  # (n,) which fold judged it
+    folds: Tensor  # (n,) which fold predicted it
     target: Target  # what the numbers mean
 
     @property
@@ -122,8 +122,8 @@ def _log_loss(probs: Tensor, y: Tensor) -> float:
 
 
 @dataclass
-class _Judge:
-    "How items are divided into folds and judged."
+class _CrossValidation:
+    "How items are divided into folds and predicted."
 
     k: int
     labels: Callable | Sequence | None  # every fold gets its share of each
@@ -198,10 +198,10 @@ def cross_validate(
     bs: int = 64,  # pictures per batch
     seed: int = 0,  # of the folds, the batches and the heads
 ) -> OutOfFold:
-    "Judge every item by a model that did not see it: `k` models, each trained on all but one part of the items."
+    "Predict every item by a model that did not see it: `k` models, each trained on all but one part of the items."
     block = _with_all_labels(block, source)
     labels = None if groups is not None else block.blocks[1].target().stratify_by(block.get_y)
-    judge = _Judge(k, labels, groups, bs, seed)
+    validation = _CrossValidation(k, labels, groups, bs, seed)
     if make_learner is None:
-        return judge.by_features(block, source)
-    return judge.by_training(block, source, make_learner, fit)
+        return validation.by_features(block, source)
+    return validation.by_training(block, source, make_learner, fit)

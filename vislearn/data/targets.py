@@ -168,7 +168,7 @@ class Target:
         "Which items are answered wrongly (with several labels: not wholly right)."
         raise TypeError(f'{self} has no right and wrong answers, only near and far ones')
 
-    def sureness(
+    def confidence(
         self,
         probs: Tensor,  # (n,c)
         y: Tensor,  # (n,...) encoded labels
@@ -569,7 +569,7 @@ class Category(_Labels):
     def wrong(self, answers, y):
         return answers != y
 
-    def sureness(self, probs, y):
+    def confidence(self, probs, y):
         return probs.amax(1)
 
     def confusion(self, y, answers):
@@ -745,7 +745,7 @@ class MultiCategory(_Labels):
     def wrong(self, answers, y):
         return (self.one_hot(answers) != self.one_hot(y)).any(1)
 
-    def sureness(self, probs, y):
+    def confidence(self, probs, y):
         return (probs - y.float()).abs().amax(1)
 
     def confusion(self, y, answers):

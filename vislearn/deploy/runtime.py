@@ -259,7 +259,7 @@ class Decoded:
         return self.pixels.nbytes
 
     def mirrored(self) -> 'Decoded':
-        "Turned left to right."
+        "Mirrored left to right."
         return Decoded(self.pixels[:, ::-1].copy(), self.original)
 
 

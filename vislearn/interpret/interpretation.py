@@ -388,8 +388,8 @@ class ClassificationInterpretation(Interpretation):
     def wrong(self) -> Tensor:  # positions, most confident first
         "Where the answer is wrong, the most confident mistakes first."
         idxs = self.target.wrong(self.decided, self.targs).nonzero().flatten()
-        sure = self.target.sureness(self.preds, self.targs)
-        return idxs[sure[idxs].argsort(descending=True, stable=True)]
+        confidence = self.target.confidence(self.preds, self.targs)
+        return idxs[confidence[idxs].argsort(descending=True, stable=True)]
 
     def plot_confident_wrong(
         self,

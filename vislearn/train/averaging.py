@@ -19,7 +19,7 @@ class EMA(Callback):
     0.91
     """
 
-    order = 95  # after whatever saves the model that was judged
+    order = 95  # after whatever saves the model that was evaluated
     in_trials = False
 
     def __init__(

@@ -130,7 +130,7 @@ class OneAtATime:
         )
 
     @contextmanager
-    def judging(self) -> Iterator[None]:
+    def predicting(self) -> Iterator[None]:
         "The learner belongs to this thread for the time of a `with` block."
         if self.pid != os.getpid():
             self._after_fork()
@@ -146,7 +146,7 @@ class OneAtATime:
     @contextmanager
     def training(self) -> Iterator[None]:
         "The same for a fit: other threads are refused."
-        with self.judging():
+        with self.predicting():
             self.trainer = threading.get_ident()
             self.depth += 1
             try:
