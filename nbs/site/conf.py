@@ -75,13 +75,27 @@ def fields(obj: object) -> list[str]:
     return res + ([f':returns: {plain(result)}'] if result else [])
 
 
+def is_of_torch(obj: object) -> bool:
+    "Does it only have a name of ours, such as `Mish`?"
+    return (getattr(obj, '__module__', None) or '').startswith('torch.')
+
+
 def with_docments(app, what, name, obj, options, lines) -> None:
     "Docstrings as they are written here: plain text, and the parameters' comments from the signature."
+    if what == 'class' and is_of_torch(obj):
+        lines[:] = [f'A name for ``torch.nn.{obj.__name__}``.', '']
+        return
     text = paragraphs(lines)
     if what in ('function', 'method', 'class', 'staticmethod', 'classmethod'):
         text += ['', *fields(obj)]
     lines[:] = text
 
 
+def without_torchs(app, what, name, obj, skip, options) -> bool | None:
+    "Leave out the methods of classes of PyTorch's."
+    return True if what == 'class' and is_of_torch(obj) else None
+
+
 def setup(app) -> None:
     app.connect('autodoc-process-docstring', with_docments)
+    app.connect('autodoc-skip-member', without_torchs)
