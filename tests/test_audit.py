@@ -307,6 +307,13 @@ def test_each_item_is_judged_once_by_a_model_that_did_not_see_it(pictures, multi
     assert 'wrong' in repr(oof) and 0 <= oof.error_rate <= 1
 
 
+def test_folds_have_one_batch_size_which_is_said_once(pictures, capsys):
+    seen = []
+    cross_validate(fold_block(pictures), pictures, k=4, make_learner=small_learner, fit=lambda o: seen.append(o.dls.bs))
+    assert seen == [12] * 4  # of 12 training pictures
+    assert capsys.readouterr().out.count('batches of 12') == 1
+
+
 def test_a_rare_class_keeps_its_number_in_every_fold(pictures, tmp_path):
     d = copied(pictures, tmp_path)
     (d / 'eel').mkdir()

@@ -136,8 +136,9 @@ def test_17_fewer_items_than_a_batch(folder):
         UserWarning,
         match='32 training items are fewer than bs=64: using batches of 32, one step an epoch; bs=8 learns more',
     ):
-        dls = block().dataloaders(folder)
+        dls = block().dataloaders(folder, bs=64)
     assert len(dls.train) == 1 and len(next(iter(dls.train))[0]) == 32
+    assert len(block().dataloaders(folder).train) == 4  # where nothing is said, batches suit the set
 
 
 def test_18_misspelt_arguments(folder):

@@ -19,6 +19,8 @@ from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCateg
 from vislearn.data.files import get_image_files
 from vislearn.data.image import PILImageBW
 from vislearn.data.labels import parent_label
+from vislearn.data.loaders import DataLoaders
+from vislearn.data.pipelines import TfmdLists
 from vislearn.data.resize import Resize
 from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.split import KFoldSplitter, RandomSplitter
@@ -664,3 +666,46 @@ def test_an_export_of_table_data_takes_files_and_rows(tmp_path):
     by_file, by_row = again.predict(files[0])[2], again.predict(df.iloc[0])[2]
     assert torch.equal(by_file, by_row) and torch.allclose(by_file, learn.predict(files[0])[2], atol=1e-3)
     assert len(again.predict_batch([*files[:2], files[2].read_bytes()])) == 3
+
+
+def colours(n: int) -> tuple[np.ndarray, list[str]]:
+    return np.zeros((n, 8, 8, 3), np.uint8), ['red', 'blue'] * (n // 2)
+
+
+def test_a_small_training_set_gets_small_batches_and_says_so(capsys):
+    xs, ys = colours(260)
+    dls = ImageDataLoaders.from_arrays(xs[:200], ys[:200], (xs[200:], ys[200:]), seed=0, num_workers=0)
+    assert capsys.readouterr().out == 'batches of 32: 200 training items are 6 steps an epoch; bs= decides otherwise\n'
+    assert (dls.bs, dls.valid.bs, dls.test_dl(xs[:70]).bs, len(dls.train)) == (32, 64, 64, 6)
+    assert 'bs' not in dls.made_by.args  # a configuration with more pictures chooses again
+    given = ImageDataLoaders.from_arrays(xs[:200], ys[:200], (xs[200:], ys[200:]), bs=64, seed=0, num_workers=0)
+    assert (given.bs, given.valid.bs) == (64, 64)
+    assert ImageDataLoaders.from_arrays(*colours(700), bs=12, num_workers=0).valid.bs == 12
+    assert ImageDataLoaders.from_arrays(*colours(700), val_bs=100, num_workers=0).valid.bs == 100
+    assert ImageDataLoaders.from_arrays(*colours(700), num_workers=0).bs == 64
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize(
+    'n, bs', [(2, 2), (15, 15), (16, 8), (95, 8), (96, 16), (191, 16), (192, 32), (383, 32), (384, 64)]
+)
+def test_every_way_to_loaders_chooses_the_same_batch_size(n, bs, monkeypatch, capsys):
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'off')
+    xs, ys = colours(n + n % 2)
+    items = list(range(n + 1))
+    common = dict(splitter=lambda _: (items[:n], items[n:]), get_y=lambda i: ys[i % 2])
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: xs[0], **common)
+    made = block.dataloaders(items, num_workers=0)
+    by_weight = block.weighted_dataloaders(items, [1.0] * n, num_workers=0)
+    of_sets = DataLoaders.from_dsets(made.train_ds, made.valid_ds, num_workers=0)
+    tuples = TfmdLists(items, lambda i: (torch.zeros(3, 8, 8), i % 2), splits=(items[:n], items[n:])).dataloaders()
+    assert [o.bs for o in (made, by_weight, of_sets, tuples)] == [bs] * 4
+    assert len(next(iter(made.train))[0]) == bs
+    assert capsys.readouterr().out == ''
+
+
+def test_only_the_first_of_several_processes_says_the_batch_size(monkeypatch, capsys):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    assert ImageDataLoaders.from_arrays(*colours(120), num_workers=0, seed=0).bs == 16
+    assert capsys.readouterr().out == ''

@@ -88,6 +88,7 @@ def guess_config(
 ) -> tuple[dict[str, Any], list[str]]:  # the configuration, and what was chosen and why
     "A configuration for data that comes without one."
     from vislearn.app.config import build_data
+    from vislearn.data.loaders import batch_size_for
 
     table = guess_data(data, seed=seed)
     dls = build_data({'data': table | _PEEK})
@@ -97,7 +98,7 @@ def guess_config(
         size, why = _size_for(dls)
         said.append(f'size {size} pixels: {why}')
     if bs is None:
-        bs = min(64, max(8, 2 ** (n // 8).bit_length()))
+        bs = batch_size_for(n)
         said.append(f'batches of {bs}')
     if epochs is None:
         epochs = min(20, max(3, round(6000 / n)))

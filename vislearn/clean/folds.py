@@ -128,7 +128,7 @@ class _CrossValidation:
     k: int
     labels: Callable | Sequence | None  # every fold gets its share of each
     groups: Callable | Sequence | None  # stay in one fold
-    bs: int
+    bs: int | None
     seed: int
 
     def splitter(self, fold: int) -> KFoldSplitter:
@@ -137,7 +137,7 @@ class _CrossValidation:
     def by_features(self, block: DataBlock, source: Any) -> OutOfFold:
         "Linear classifiers on the features of a pretrained network."
         block.splitter = _all_in_training
-        dls = block.dataloaders(source, bs=self.bs, seed=self.seed)
+        dls = block.dataloaders(source, bs=self.bs or 64, seed=self.seed)
         if dls.vocab is None:
             raise TypeError(f'{dls.target} has no classes for a classifier on features; give make_learner=')
         learn = vision_learner(dls, 'efficientnet_lite0')  # adds the normalisation that belongs to it
@@ -156,9 +156,11 @@ class _CrossValidation:
     def by_training(self, block: DataBlock, source: Any, make_learner: Callable, fit: Callable) -> OutOfFold:
         "A learner for each fold."
         found = []
+        bs = self.bs
         for fold in range(self.k):
             block.splitter = self.splitter(fold)
-            dls = block.dataloaders(source, bs=self.bs, seed=self.seed)
+            dls = block.dataloaders(source, bs=bs, val_bs=self.bs or 64, seed=self.seed)
+            bs = dls.bs  # folds are alike: it is chosen, and said, once
             torch.manual_seed(self.seed)
             learn = make_learner(dls)
             fit(learn)
@@ -195,7 +197,7 @@ def cross_validate(
     make_learner: Callable[[DataLoaders], Learner] | None = None,  # None: linear classifiers on ImageNet features
     fit: Callable[[Learner], Any] = _fine_tune,  # trains a learner; `fine_tune(3)` if not given
     groups: Callable | Sequence | None = None,  # keep items of one group (a patient, a camera) in one fold
-    bs: int = 64,  # pictures per batch
+    bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
     seed: int = 0,  # of the folds, the batches and the heads
 ) -> OutOfFold:
     "Predict every item by a model that did not see it: `k` models, each trained on all but one part of the items."

@@ -203,8 +203,8 @@ class SplitSets:
     @did_you_mean
     def dataloaders(
         self,
-        bs: int = 64,  # pictures per batch
-        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
+        val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is
         shuffle: bool = True,  # a new training order each epoch
         num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
         workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
@@ -239,8 +239,8 @@ class SplitSets:
     def weighted_dataloaders(
         self,
         wgts: Sequence[float],  # how often each training item is drawn, relatively
-        bs: int = 64,  # pictures per batch
-        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
+        val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is
         num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
         workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
         device: str | torch.device | None = None,  # None chooses
@@ -403,8 +403,8 @@ class DataBlock:
         self,
         source: Any,  # what get_items takes: a folder, a table, a list
         path: str | Path = '.',  # where models and exports are saved
-        bs: int = 64,  # pictures per batch
-        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
+        val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is
         shuffle: bool = True,  # a new training order each epoch
         num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
         workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
@@ -445,8 +445,8 @@ class DataBlock:
         self,
         source: Any,  # what get_items takes
         wgts: Sequence[float],  # how often each training item is drawn, relatively
-        bs: int = 64,  # pictures per batch
-        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
+        val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is
         num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
         workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms
         device: str | torch.device | None = None,  # None chooses

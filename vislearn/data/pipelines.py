@@ -26,7 +26,7 @@ from vislearn.data.block import (
 from .dataset import TensorImage, brief_item
 from .image import PILImage, to_tensor
 from .labels import InTurn
-from .loaders import DataLoaders
+from .loaders import DataLoaders, batch_sizes
 from .stages import rows_of
 from .targets import Target, Vocab
 from .tuples import TupleLoader
@@ -306,8 +306,8 @@ class TfmdLists:
     @did_you_mean
     def dataloaders(
         self,
-        bs: int = 64,  # samples per batch
-        val_bs: int | None = None,  # samples per validation batch; as `bs` if not given
+        bs: int | None = None,  # samples per batch; by the number of training samples if not given, 8 to 64
+        val_bs: int | None = None,  # samples per validation batch; `bs` if not given, or 64 where neither is
         shuffle: bool = True,  # a new training order each epoch
         num_workers: int | None = None,  # changes nothing: samples are made in the calling thread
         device: str | torch.device | None = None,  # None chooses
@@ -319,11 +319,12 @@ class TfmdLists:
         n_inp: int | None = None,  # inputs of the network; all but the last element if not given
     ) -> DataLoaders:
         "Loaders of samples that are tuples: a network is given all but the last element, the loss is given that."
+        bs, val_bs = batch_sizes(len(self.splits[0]), bs, val_bs)
         loaders = []
         for i in range(len(self.splits)):
             loader = TupleLoader(
                 self.subset(i),
-                bs if i == 0 or val_bs is None else val_bs,
+                val_bs if i else bs,
                 shuffle=shuffle and i == 0,
                 drop_last=drop_last and i == 0,
                 item_tfms=after_item,
@@ -480,8 +481,8 @@ class Datasets:
     @did_you_mean
     def dataloaders(
         self,
-        bs: int = 64,  # pictures per batch
-        val_bs: int | None = None,  # pictures per validation batch; as `bs` if not given
+        bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
+        val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is
         shuffle: bool = True,  # a new training order each epoch
         num_workers: int | None = None,  # 0 reads in the calling thread; None: one per processor, 8 at most
         workers: str = 'thread',  # 'thread', or 'process' for heavy Python item transforms

@@ -41,8 +41,8 @@ class LoaderOptions:
     batch_tfms: Callable | list | None = None  # on each batch, on the device
     valid_tfms: Callable | list | None = None  # item transforms of validation; made from `item_tfms` if not given
     img_cls: type[PILImage] = PILImage  # PILImage, or PILImageBW for grey
-    bs: int = 64  # pictures per batch
-    val_bs: int | None = None  # pictures per validation batch; as `bs` if not given
+    bs: int | None = None  # pictures per batch; by the number of training pictures if not given, 8 to 64
+    val_bs: int | None = None  # pictures per validation batch; `bs` if not given, or 64 where neither is
     shuffle: bool = True  # a new training order each epoch
     num_workers: int | None = None  # 0 reads in the calling thread; None: one per processor, 8 at most
     workers: str = 'thread'  # 'thread', or 'process' for heavy Python item transforms
@@ -107,7 +107,7 @@ class LoaderKeywords(TypedDict, total=False):
     batch_tfms: Callable | list | None
     valid_tfms: Callable | list | None
     img_cls: type[PILImage]
-    bs: int
+    bs: int | None
     val_bs: int | None
     shuffle: bool
     num_workers: int | None
