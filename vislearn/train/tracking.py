@@ -230,7 +230,7 @@ class SaveModelCallback(TrackerCallback):
         elif self.saved:
             load_model(learn, self.saved, self.with_opt)
         elif not self.every_epoch and learn.n_epoch:
-            warnings.warn(f'no epoch was completed with a {self.monitor}, so no best model was saved', stacklevel=2)
+            warnings.warn(f'no epoch was completed with {self.monitor!r}, so no best model was saved', stacklevel=2)
 
 # %% ../../nbs/train/16_tracking.ipynb #48dc761f
 class TerminateOnNaNCallback(Callback):
