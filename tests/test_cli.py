@@ -36,6 +36,11 @@ def test_unknown_option():
     assert r.returncode == 2 and '--epoks' in r.stderr and 'Traceback' not in r.stderr
 
 
+def test_a_wrong_number_is_said_to_be_one():
+    r = run_vislearn('predict', 'model.pkl', 'x.jpg', '--topk', 'five')
+    assert r.returncode == 2 and "--topk: invalid int value: 'five'" in r.stderr
+
+
 def test_error_is_one_message(tmp_path):
     r = run_vislearn('demo', '--arch', 'resnet81', '--n-per-class', '4', '--size', '32', cwd=tmp_path)
     assert r.returncode == 1 and 'Traceback' not in r.stderr

@@ -146,6 +146,9 @@ def verb_parser(
         raise ImportError('the command line needs fastcore: pip install fastcore') from e
     p = anno_parser(verbs[name], prog=f'vislearn {name}')
     p.epilog = None
+    for o in p._actions:  # argparse names the type in its errors
+        if getattr(o.type, '__name__', '') == '_parse':  # fastcore's function for `int | None`
+            o.type.__name__ = str(o.metavar).strip('()')
     return p
 
 

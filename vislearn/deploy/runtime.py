@@ -145,6 +145,8 @@ def read_onnx(
     "The checked bytes of an ONNX file made by vislearn and what it says about itself; else an `OnnxError`."
     name = os.path.basename(os.fspath(path))
     content = Path(path).read_bytes()
+    if content.startswith(b'PK'):
+        raise OnnxError(f'{name} is no ONNX model but a zip file, as learn.export writes: see vislearn export --help')
     try:
         info = _read_info(memoryview(content))
     except OnnxError as e:

@@ -504,7 +504,8 @@ class _Server:
         self.vocab = [str(o) for o in getattr(engine.answer, 'vocab', [])]
         self._feedback_lock = threading.Lock()
         self._explaining = 0
-        self._explain_lock = threading.Lock()
+        # one thread: explaining hooks into the network, and each thread would keep memory of its own for it
+        self._explainer = ThreadPoolExecutor(1, thread_name_prefix='explain')
         self.app = self._build()
 
     def _build(self) -> FastAPI:
@@ -633,7 +634,7 @@ class _Server:
                 raise _Refused(503, 'too many pictures are waiting', 'busy', {'Retry-After': '2'})
             self._explaining += 1
             try:
-                png = await asyncio.get_running_loop().run_in_executor(None, self._explained, items[0].source)
+                png = await asyncio.get_running_loop().run_in_executor(self._explainer, self.explain, items[0].source)
             except decoding.ImageError as e:
                 raise _Refused(415, str(e), e.kind) from None
             except (ValueError, TypeError, RuntimeError) as e:
@@ -641,12 +642,6 @@ class _Server:
             finally:
                 self._explaining -= 1
         return Response(png, media_type='image/png')
-
-    def _explained(self, data: bytes) -> bytes:
-        "One picture at a time: explaining hooks into the network."
-        assert self.explain is not None
-        with self._explain_lock:
-            return self.explain(data)
 
     async def correct(self, request: Request) -> Any:
         "Store a picture with the label that a visitor says is right: ?label=cat"
