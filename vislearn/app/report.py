@@ -112,8 +112,8 @@ def _sections(learn: Any, check: Any, numbers: Mapping[str, Any] | None) -> Iter
     )
     has_losses = bool(learn.recorder.losses)  # not where a run that was done already is resumed
     if has_losses or learn.history:
-        curves = picture_of(learn.recorder.plot_loss, 'loss during training') if has_losses else ''
-        yield 'Training', curves + html_rows(list(learn.history))
+        curves = picture_of(lambda: _plot_loss(learn.recorder), 'loss during training') if has_losses else ''
+        yield 'Training', curves + html_rows([_with_clock(row) for row in learn.history])
     if not has_classes:
         yield 'Predictions', picture_of(lambda: learn.show_results(max_n=9), 'predictions beside the truth')
         return
@@ -125,6 +125,18 @@ def _sections(learn: Any, check: Any, numbers: Mapping[str, Any] | None) -> Iter
     yield 'Worst mistakes', picture_of(lambda: interp.plot_top_losses(9), 'the pictures with the highest loss')
     yield 'Labels that are probably wrong', html_rows(list(DataAudit(learn).label_errors()))
     yield 'Calibration', picture_of(interp.plot_calibration, 'accuracy against confidence')
+
+
+def _plot_loss(recorder: Any) -> None:
+    "The loss over batches; the first ones are left out where there are many."
+    recorder.plot_loss(skip_start=min(5, len(recorder.losses) // 20))
+
+
+def _with_clock(row: Mapping[str, Any]) -> dict[str, Any]:
+    "A row of the history, its seconds as the table in a notebook shows them."
+    from vislearn.train.progress import format_time
+
+    return {k: format_time(v) if k == 'time' else v for k, v in row.items()}
 
 
 def validation_numbers(
@@ -162,5 +174,6 @@ def _data(learn: Any, check: Any) -> str:
     validation = label_counts(target, learn.dls.valid.dataset.y)
     labels = zip(learn.dls.vocab or [], training or [], validation or [])
     rows = [{'label': k, 'training': int(a), 'validation': int(b)} for k, a, b in labels]
-    found = f'<pre>{html.escape(str(check))}</pre>' if check is not None else ''
-    return html_rows(rows) + found
+    parts = str(check).split('\n\n') if check is not None else []
+    text = '\n\n'.join(o for o in parts if not (rows and o.startswith('label ')))  # which the table says already
+    return html_rows(rows) + (f'<pre>{html.escape(text)}</pre>' if text else '')

@@ -321,7 +321,7 @@ def _train(learn: Any, folder: Path, tables: list[dict[str, Any]], cbs: list[Any
 def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: float) -> None:
     "Write the model, its card and the report."
     model = learn.export('export.pkl', card=True)
-    title = f'{cfg["learner"]["arch"]} on {cfg["data"].get("path", "data")}'
+    title = f'{cfg["learner"]["arch"]} on {str(cfg["data"].get("path", "data")).rstrip("/")}'
     notes = f'Trained with vislearn in {took:.0f} s'
     numbers = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
     report = write_report(learn, folder / 'report.html', title, notes, found, numbers)
