@@ -247,7 +247,7 @@ def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tm
     assert go(mine)[0].model.head[-1].weight.all()  # a network of one's own stays as it is
     for pretrained in (False, True):
         recipe = go(pretrained=pretrained)[0].recipe
-        assert (recipe == get_recipe('fastai')) == (not pretrained)
+        assert recipe == get_recipe('vislearn' if pretrained else 'scratch')
 
 
 def test_rates_of_the_body_are_one_where_the_recipe_says_so(pictures, tmp_path):
@@ -1077,6 +1077,30 @@ def test_own_module_is_taken_as_it_is(pictures, tmp_path):
     assert vision_learner(make_dls(pictures, tmp_path), net, pretrained=False).model is net
 
 
+def test_an_own_network_that_has_seen_nothing_learns_from_scratch(pictures, tmp_path):
+    net = tiny_net()
+    norms = [m for m in net.modules() if is_batch_norm(m)]
+    learn = vision_learner(make_dls(pictures, tmp_path), net, default_cbs=False)
+    assert learn.recipe == get_recipe('scratch') and all(p.requires_grad for p in net.parameters())
+    learn.fine_tune(1)
+    assert all(m.running_mean.any() and m.momentum == 0.1 for m in norms)
+
+    before = [m.running_mean.clone() for m in norms]  # now it has statistics to keep
+    learn = vision_learner(make_dls(pictures, tmp_path), net, default_cbs=False)
+    assert learn.recipe == get_recipe('vislearn') and not net.body[0].weight.requires_grad
+    learn.fine_tune(1)
+    assert all(torch.equal(m.running_mean, old) for m, old in zip(norms, before))
+
+
+def test_from_scratch_all_layers_learn_at_one_rate_from_the_first_step(pictures, tmp_path):
+    learn = vision_learner(make_dls(pictures, tmp_path), 'resnet18', pretrained=False, default_cbs=False)
+    rates = []
+    learn.fine_tune(2, cbs=on('before_step', lambda learn: rates.append({g['lr'] for g in learn.opt.param_groups})))
+    assert len(rates) == 2 * len(learn.dls.train) and all(len(o) == 1 for o in rates)
+    assert {p.requires_grad for p in learn.model.parameters()} == {True}
+    assert all(m.momentum == 0.1 for m in learn.model.modules() if is_batch_norm(m))
+
+
 def test_a_loss_must_come_from_somewhere():
     loaders = [[(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())]] * 2
     with pytest.raises(ValueError, match='the loss must be given'):
@@ -1405,7 +1429,7 @@ def test_everything_trains_with_gradients_switched_off(pictures, tmp_path):
     try:
         learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
         learn.fit_head(1)
-        learn.fine_tune(1)
+        learn.fine_tune(1, freeze_epochs=1)
         assert not torch.is_grad_enabled()
     finally:
         torch.set_grad_enabled(True)

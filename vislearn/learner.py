@@ -47,7 +47,7 @@ from .interpret.calibrate import divide_logits, fit_temperature
 from .interpret.results import show_results
 from .io import writable
 from .models.create import create_model
-from .models.layers import is_batch_norm
+from .models.layers import has_seen_nothing, is_batch_norm
 from .models.memory import to_channels_last
 from .models.vision_model import VisionModel
 from .recipes import Recipe, get_recipe
@@ -1047,6 +1047,14 @@ def _add_input_norm(learn: Learner, dls: DataLoaders) -> None:
         learn.dls = dls
 
 
+def _recipe_for(arch: Any, pretrained: Any, recipe: Recipe) -> tuple[Recipe, bool]:
+    "The recipe, and whether the network is new: a module shows it by BatchNorm statistics that no picture has moved."
+    is_new = not pretrained
+    if pretrained is True and isinstance(arch, nn.Module):
+        is_new = has_seen_nothing(arch)
+    return recipe.from_scratch() if is_new else recipe, is_new
+
+
 def _channels(dls: Any, arch: Any, normalize: bool) -> int:
     "How many channels a network gets: grey pictures have three once they are normalised like coloured ones."
     tfms = getattr(getattr(dls, 'train', None), 'item_tfms', None)
@@ -1103,12 +1111,12 @@ def vision_learner(
     """A learner with a network for these pictures and classes; a pretrained one is frozen but for its head.
 
     How a pretrained network is fine-tuned is the recipe's: its head, the rates of `fine_tune`, what BatchNorm does. A
-    network with random weights has fastai's.
+    network with random weights has 'scratch' for 'vislearn', a module of your own too if its BatchNorm saw no picture.
 
     `learn = vision_learner(dls, 'resnet34', metrics='error_rate'); learn.fine_tune(3)`
     """
     pretrained = weights if weights is not None else pretrained
-    how = get_recipe(recipe) if pretrained else get_recipe(recipe).from_scratch()
+    how, is_new = _recipe_for(arch, pretrained, get_recipe(recipe))
     n_in = _given(n_in, _channels(dls, arch, normalize=normalize and bool(pretrained)))
     body: dict[str, Any] = dict(n_in=n_in, cut=cut, arch_kwargs=model_kwargs, groups=groups, layer_decay=layer_decay)
     head: dict[str, Any] = dict(custom_head=custom_head, pool=pool, bn_final=bn_final, lin_first=lin_first)
@@ -1130,7 +1138,7 @@ def vision_learner(
     learn = Learner(dls, model, loss_func, **opt, **run)
     if normalize and pretrained:
         _add_input_norm(learn, dls)
-    if pretrained:
+    if not is_new:
         learn.freeze()
     elif groups is not None:
         learn.layer_groups()  # names that match nothing are reported now

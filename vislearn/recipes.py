@@ -59,11 +59,11 @@ class Recipe:
     def from_scratch(self) -> 'Recipe':
         """This recipe for a network with random weights.
 
-        Its normalisation has no statistics yet, so they must follow the data; and a body that knows nothing needs the
-        rates and the head of a network that is trained from the start, so the recipe 'vislearn' becomes 'fastai'.
+        Its normalisation has no statistics yet, so they must follow the data; and a body that knows nothing has nothing
+        to lose, so the recipe 'vislearn' becomes 'scratch'.
         """
         if self == RECIPES['vislearn']:
-            return RECIPES['fastai']
+            return RECIPES['scratch']
         return replace(self, train_bn=True, bn_momentum=None)
 
 # %% ../nbs/09_recipes.ipynb #30f03cd0
@@ -82,6 +82,16 @@ RECIPES: dict[str, Recipe] = {
         zero_last=True,
     ),
     'fastai': Recipe(),
+    'scratch': Recipe(
+        base_lr=3e-3,
+        full_lr_share=1.0,
+        lr_mult=1.0,
+        freeze_epochs=0,
+        ps=0.0,
+        lin_ftrs=(),
+        concat_pool=False,
+        zero_last=True,
+    ),
 }
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'Init', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'fastai_batch_norm', 'LinBnDrop',
-           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'evaluating', 'lone_item_norms', 'apply_init']
+           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'has_seen_nothing', 'evaluating',
+           'lone_item_norms', 'apply_init']
 
 # %% ../../nbs/models/00_layers.ipynb #ad4d59d2
 from collections.abc import Callable, Iterator
@@ -198,6 +199,21 @@ def norm_params(
 ) -> set[int]:
     "The `id`s of the parameters of normalisation layers."
     return {id(p) for m in model.modules() if is_norm(m) for p in m.parameters(recurse=False)}
+
+
+def has_seen_nothing(
+    model: nn.Module,
+) -> bool:
+    "Are there batch normalisations, all of them with the statistics of a new one (mean 0, variance 1)?"
+    n_norms = 0
+    for m in filter(is_batch_norm, model.modules()):
+        mean, var = m.running_mean, m.running_var
+        if mean is None or var is None:
+            continue
+        if mean.any() or torch.ne(var, 1).any():
+            return False
+        n_norms += 1
+    return n_norms > 0
 
 # %% ../../nbs/models/00_layers.ipynb #caacb4ea
 @contextmanager
