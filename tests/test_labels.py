@@ -90,6 +90,16 @@ def test_a_random_share_of_nested_folders_has_the_same_classes(cameras, below):
     assert sum(len(dl.dataset) for dl in dls) == (18 if below else 30)
 
 
+@pytest.mark.parametrize('parts', [('train', 'test'), ('Training', 'val', 'dev')], ids=str)
+def test_usual_names_of_splits_are_no_labels(tmp_path, parts):
+    "A random share of data that came in other folders than train and valid; folders with pictures in them are labels."
+    pictures(tmp_path, *(f'{part}/{label}/{i}.png' for part in parts for label in ('cat', 'dog') for i in range(2)))
+    dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=0.25, **SMALL)
+    assert dls.vocab == ['cat', 'dog'] and sum(len(dl.dataset) for dl in dls) == 4 * len(parts)
+    pictures(tmp_path / 'flat', *(f'{part}/{i}.png' for part in parts for i in range(4)))
+    assert ImageDataLoaders.from_folder(tmp_path / 'flat', valid_pct=0.25, **SMALL).vocab == sorted(parts)
+
+
 def test_class_folders_below_a_common_folder(tmp_path):
     pictures(tmp_path, *(f'images/{label}/{i}.png' for label in ('cat', 'dog') for i in range(4)))
     assert ImageDataLoaders.from_folder(tmp_path, valid_pct=0.25, **SMALL).vocab == ['cat', 'dog']
@@ -143,6 +153,19 @@ def test_a_missing_number_is_named(eight):
     assert '2.png' in str(e.value) + ''.join(getattr(e.value, '__notes__', []))
 
 
+@pytest.mark.parametrize('mark', ['nan', 'NaN', 'NA', '#N/A', 'null'])
+def test_a_number_that_a_table_marks_as_missing_is_named(eight, mark):
+    table = eight[0].parent / 'labels.csv'
+    table.write_text('f,y\n' + ''.join(f'{f.name},{mark if i == 5 else i + 0.5}\n' for i, f in enumerate(eight)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(ValueError, match='missing|no label') as e:
+            ImageDataLoaders.from_csv(table.parent, valid_pct=0, **SMALL)
+    assert '5.png' in str(e.value) + ''.join(getattr(e.value, '__notes__', []))
+    table.write_text('f,y\n' + ''.join(f'{f.name},{(mark, "naan")[i % 2]}\n' for i, f in enumerate(eight)))
+    assert ImageDataLoaders.from_csv(table.parent, **SMALL).vocab == sorted([mark, 'naan'])  # text is text
+
+
 def test_names_that_look_like_numbers(eight):
     table = eight[0].parent / 'labels.csv'
     table.write_text('f,y\n' + ''.join(f'{f.name},{("1.5", "1e5")[i % 2]}\n' for i, f in enumerate(eight)))
@@ -156,7 +179,7 @@ def test_names_that_look_like_numbers(eight):
 # missing labels
 
 
-MISSING = [None, float('nan'), np.float32('nan'), pd.NA, pd.NaT, Decimal('nan'), ' ']
+MISSING = [None, float('nan'), np.float32('nan'), pd.NA, pd.NaT, Decimal('nan'), ' ', np.ma.masked]
 
 
 @pytest.mark.parametrize('missing', MISSING, ids=lambda o: f'{type(o).__name__} {o}')
@@ -187,6 +210,11 @@ def test_a_missing_label_among_lists_is_no_class(eight, missing):
 @pytest.mark.parametrize('cell', ['cat;dog', 'cat;dog;', ';cat;dog', 'cat;;dog', ' cat ; dog ', 'cat; dog; ;'])
 def test_delimited_labels_have_no_blank_ones(cell):
     assert ColReader('y', label_delim=';')({'y': cell}) == ['cat', 'dog']
+
+
+def test_an_empty_delimiter_is_named():
+    with pytest.raises(ValueError, match="label_delim is what stands between two labels.*got ''"):
+        ColReader('y', label_delim='')({'y': 'ab'})
 
 
 def test_blank_cells_of_delimited_labels_are_no_label(eight):
@@ -397,6 +425,19 @@ def test_decimal_commas_and_workbooks(tmp_path):
     (tmp_path / 'book.csv').write_bytes(b'PK\x03\x04' + bytes(50))
     with pytest.raises(ValueError, match='Excel workbook.*save it as CSV'):
         read_table(tmp_path / 'book.csv')
+
+
+@pytest.mark.parametrize('hint', ['SEP=;', '"sep=;"', 'Sep=;'])
+def test_the_hint_of_a_delimiter_in_other_spellings(tmp_path, hint):
+    (tmp_path / 't.csv').write_text(f'{hint}\nname;kind\na,1;x\nb,2;y\n')
+    assert read_table(tmp_path / 't.csv') == [{'name': 'a,1', 'kind': 'x'}, {'name': 'b,2', 'kind': 'y'}]
+
+
+@pytest.mark.parametrize('text', ['name,kind\n', '[{"name": "a", "kind": "x"}]'], ids=['header', 'json'])
+def test_a_table_without_rows_says_so(tmp_path, text):
+    (tmp_path / 't.csv').write_text(text)
+    with pytest.raises(ValueError, match=r't.csv: it has no rows, only what was taken for the names of its columns'):
+        read_table(tmp_path / 't.csv')
 
 
 def test_what_spreadsheets_leave_at_the_edges(tmp_path):

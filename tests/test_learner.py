@@ -38,6 +38,7 @@ from vislearn.data.labels import parent_label
 from vislearn.data.loaders import DataLoaders
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import Resize
+from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.split import RandomSplitter
 from vislearn.data.targets import Category
 from vislearn.deploy.bundle import BundleError
@@ -1562,3 +1563,33 @@ def test_what_follows_training_does_not_mind_torchs_switches(pictures, tmp_path,
         torch.set_default_device(None)
     assert again[:2] == (matrix, errors) and again[3] == pytest.approx(loss, rel=1e-4)
     torch.testing.assert_close(again[2].float(), heat)
+
+
+def test_a_loader_that_is_none_is_told_what_to_give(learn):
+    for what in (learn.dls.valid_ds, learn.dls, str(learn.path)):
+        for judge in (learn.get_preds, learn.validate, learn.tta):
+            with pytest.raises(TypeError, match=r'dl is a loader, such as dls.valid, or dls.test_dl\(items\)'):
+                judge(dl=what)
+
+
+def test_whole_numbers_of_other_kinds(trained):
+    trained.freeze_to(np.int64(1))
+    assert not trained.model.body[0].weight.requires_grad
+    trained.freeze_to('0')
+    assert trained.model.body[0].weight.requires_grad
+    i = ClassificationInterpretation.from_learner(trained)
+    for k in (np.int64(2), 2.0, torch.tensor(2), [0, 1]):
+        plt.close('all')
+        i.plot_top_losses(k)
+        assert len([ax for ax in plt.gcf().axes if ax.images]) == 2
+    plt.close('all')
+
+
+def test_metrics_of_a_single_label(tmp_path):
+    "As in the first minutes with a new data set."
+    files = sorted((make_pictures(tmp_path, 8) / 'red').iterdir())
+    with pytest.warns(UserWarning, match='the same label'):
+        dls = ImageDataLoaders.from_path_func(tmp_path, files, parent_label, item_tfms=Resize(16), bs=4, num_workers=0)
+    learn = Learner(dls, TinyNet(1), metrics=[accuracy, error_rate], default_cbs=False)
+    learn.fit(1)
+    assert (learn.history[0]['accuracy'], learn.history[0]['error_rate']) == (1, 0)

@@ -1,6 +1,7 @@
 "Losses against their formulae, in training, with mixing, and through the learner."
 
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -195,3 +196,57 @@ def test_a_loss_of_many_numbers_says_to_take_the_mean(tmp_path):
     learn.loss_func = lambda p, t: F.cross_entropy(p, t)[None]
     learn.fit(1)
     assert learn.loss is None and len(learn.history) == 1
+
+
+class Fixed(nn.Module):
+    "A loss whose `reduction` can only be read."
+
+    @property
+    def reduction(self):
+        return 'mean'
+
+    def forward(self, pred, targ):
+        return F.cross_entropy(pred, targ)
+
+
+def test_the_loss_of_each_item_where_reduction_cannot_be_set():
+    torch.testing.assert_close(item_losses(Fixed(), X, Y), F.cross_entropy(X, Y, reduction='none'))
+
+
+def test_a_class_is_a_loss_and_a_list_is_none():
+    assert isinstance(get_loss(nn.CrossEntropyLoss), nn.CrossEntropyLoss)
+    with pytest.raises(TypeError, match='a loss is a function of'):
+        get_loss([nn.CrossEntropyLoss()])
+
+
+def test_what_a_loss_gives_is_named(pictures, tmp_path):
+    learn = Learner(
+        make_dls(pictures, tmp_path), tiny_net(), lambda p, t: (F.cross_entropy(p, t), p), default_cbs=False
+    )
+    with pytest.raises(TypeError, match='the loss gives a tuple, not a tensor of one number'):
+        learn.fit(1)
+
+
+class Scaled(nn.Module):
+    "A loss with a parameter of its own."
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, pred, targ):
+        return F.cross_entropy(self.scale * pred, targ)
+
+
+def test_a_loss_with_parameters_is_warned_of(pictures, tmp_path):
+    "They are not among what the optimizer moves, unless the loss is a part of the model."
+    loss = Scaled()
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), loss, default_cbs=False)
+    with pytest.warns(UserWarning, match='the loss Scaled has parameters, which will not learn: scale'):
+        learn.fit(1)
+    assert loss.scale == 1
+    learn.model.loss = loss
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.fit(1)
+    assert loss.scale != 1

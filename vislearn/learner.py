@@ -408,6 +408,7 @@ class Learner(TrainLoop):
         n: int,  # the first layer group that learns; -1 is the last alone
     ) -> None:
         "Freeze the layer groups before `n`; the optimizer starts new."
+        n = as_int(n, 'n')
         self.set_trainable(n)
         self.opt = None
         if not self.in_call:

@@ -43,6 +43,9 @@ def _folders_between(path: str, folder: str) -> tuple[str, ...] | None:
     return inner.relative_to(path).parts if inner.is_relative_to(path) else None
 
 
+_USUAL_SPLITS = {'train', 'training', 'valid', 'val', 'validation', 'dev', 'eval', 'test', 'testing'}
+
+
 @dataclass(frozen=True)
 class FolderLabeller:
     """The first folder below `path` that a file is in, however deep it lies; below one of `splits`, the next one.
@@ -88,7 +91,10 @@ class FolderLabeller:
         names = {folders[0] for folders in paths}
         if names and names <= set(splits):
             return cls(path, tuple(splits))
-        if len(names) == 1 and all(len(folders) > 1 for folders in paths):
+        are_deeper = all(len(folders) > 1 for folders in paths)
+        if len(names) > 1 and are_deeper and all(o.lower() in _USUAL_SPLITS for o in names):
+            return cls(path, tuple(sorted(names)))
+        if len(names) == 1 and are_deeper:
             return cls.of(Path(path) / names.pop(), files, splits)
         return labeller
 
@@ -156,10 +162,10 @@ class AttrGetter:
 
 # %% ../../nbs/data/05_labels.ipynb #6453a47b
 def is_missing(o: Any) -> bool:
-    "Is there no label at all: None, NaN, pandas' NA and NaT, blank text, an empty array?"
+    "Is there no label at all: None, NaN, pandas' NA and NaT, NumPy's masked, blank text, an empty array?"
     if isinstance(o, str):
         return not o.strip()
-    if o is None or type(o).__name__ in ('NAType', 'NaTType'):
+    if o is None or type(o).__name__ in ('NAType', 'NaTType', 'MaskedConstant'):
         return True
     if hasattr(o, 'shape') and math.prod(o.shape) != 1:
         return 0 in o.shape
@@ -293,6 +299,8 @@ def split_labels(
     "The labels that a cell holds, with `delim` between them."
     if is_missing(cell):
         return []
+    if delim == '':
+        raise ValueError("label_delim is what stands between two labels, such as ' ' or ';'; got ''")
     parts = [o.strip() for o in str(cell).split(delim)]
     return list(dict.fromkeys(o for o in parts if o))
 

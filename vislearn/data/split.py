@@ -43,7 +43,7 @@ def _with_warning(split: Split) -> Split:
 
 
 def _check_share(share: float, name: str) -> None:
-    if isinstance(share, str):
+    if share is None or isinstance(share, (str, bool)):
         raise TypeError(f'{name} is a number from 0 to 1, got {share!r}')
     if not 0 <= share <= 1:
         raise ValueError(f'{name} is a share of the items, 0 to 1; got {share}')

@@ -50,17 +50,30 @@ _KINDS: Kinds = (_int, _float, _bool)
 _KINDS_WITH_COMMA: Kinds = (_int, _float, _comma_float, _bool)  # where something else stands between cells
 
 
+_NO_NUMBER = ('', 'nan', 'NaN', 'NAN', 'NA', 'N/A', '#N/A', 'null', 'NULL')  # how programs write a missing number
+
+
 def _typed(cells: Sequence[str], kinds: Kinds = _KINDS) -> list[Any]:
     "A column's cells as the narrowest type that fits all; None where they are empty."
+    is_number = any(_reads(_float, o) for o in cells)
+    blank = _NO_NUMBER if is_number else ('',)
     for kind in kinds:
         try:
-            return [None if o == '' else kind(o) for o in cells]
+            return [None if o in blank else kind(o) for o in cells]
         except ValueError:
             continue
     return [o or None for o in cells]
 
+
+def _reads(kind: Callable[[str], Any], cell: str) -> bool:
+    try:
+        kind(cell)
+    except ValueError:
+        return False
+    return True
+
 # %% ../../nbs/data/21_tables.ipynb #03f62e78
-_SEP = re.compile(r'sep=(.)(\r\n|\n|\r)')  # what Excel takes as a hint, and writes
+_SEP = re.compile(r'"?sep=(.)"?(\r\n|\n|\r)', re.IGNORECASE)  # what Excel takes as a hint, and writes
 
 
 def _split(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
@@ -145,6 +158,8 @@ class _Table:
             rows = rows[skip + 1 :]
         rows = [(n, row) for n, row in rows if any(row)]
         self._check_sizes(rows)
+        if not rows:
+            raise ValueError(f'it has no rows, only what was taken for the names of its columns: {self.names[:9]}')
         self.columns = list(zip(*(row for _, row in rows))) or [()] * len(self.names)
         self._drop_empty_columns()
         if len(set(self.names)) < len(self.names):

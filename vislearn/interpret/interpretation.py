@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.foundation import L
 from torch import Tensor, nn
 
-from ..core import listify
+from ..core import as_int, listify
 from ..data.show import show_image
 from .calibrate import divide_logits, fit_temperature, rescale
 from .cam import grad_cam, show_heat
@@ -205,7 +205,9 @@ class Interpretation:
     ) -> None:
         "Draw the pictures with the largest losses; the probability is that of the predicted label."
         idxs = self.top_losses(largest=largest)[1]
-        idxs = idxs[:k] if isinstance(k, int) else [idxs[j] for j in k if j < len(idxs)]
+        which: Any = k  # numbers of other kinds too
+        are_several = isinstance(which, Iterable) and not isinstance(which, str) and getattr(which, 'ndim', 1) > 0
+        idxs = [idxs[j] for j in which if j < len(idxs)] if are_several else idxs[: as_int(which, 'k', least=0)]
         self.show_results(idxs, nrows=nrows, ncols=ncols, figsize=figsize, cam=cam, axs=axs)
 
     def show_results(

@@ -8,6 +8,7 @@ __all__ = ['SmoothLoss', 'Predictions', 'TrainLoop']
 # %% ../../nbs/train/06_loop.ipynb #21ed3c2a
 import itertools
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -247,6 +248,25 @@ _BATCH_STATE = (
 _NOT_COPIED = ('_kept_fold', '_net', '_guard', '_random', 'xb', 'yb', 'pred', 'loss')
 
 # %% ../../nbs/train/06_loop.ipynb #1e0078ff
+def _warn_of_fixed(loss_func: Any, opt: Any) -> None:
+    "Warn of a loss with parameters that no optimizer moves."
+    if not isinstance(loss_func, nn.Module):
+        return
+    moved = {id(p) for g in opt.param_groups for p in g['params']}
+    fixed = [name for name, p in loss_func.named_parameters() if p.requires_grad and id(p) not in moved]
+    if fixed:
+        said = f'the loss {type(loss_func).__name__} has parameters, which will not learn: {", ".join(fixed[:5])}'
+        warnings.warn(f'{said}. The optimizer moves what is in the model: make them part of it', stacklevel=6)
+
+
+def _check_is_loader(dl: Any) -> None:
+    "A `TypeError` where `dl` holds items or several loaders, not batches."
+    is_data_set = hasattr(dl, 'item_tfms') and not hasattr(dl, 'bs')
+    if is_data_set or hasattr(dl, 'loaders') or hasattr(dl, 'iterrows') or isinstance(dl, (str, bytes, os.PathLike)):
+        kind = type(dl).__name__
+        raise TypeError(f'dl is a loader, such as dls.valid, or dls.test_dl(items) for other items; got a {kind}')
+
+
 class TrainLoop(CallbackHost):
     """Train a model on `dls[0]`, validate it on `dls[1]`; callbacks see and may change everything on the way.
 
@@ -441,6 +461,7 @@ class TrainLoop(CallbackHost):
         begin_alike(self)
         self.prepare_opt()
         self._drop_gradients()
+        _warn_of_fixed(self.loss_func, self.opt)
         self.set_lr(self.lr if lr is None else lr)
         self.set_precision(self.precision)
         self._guard = LossGuard(self.model, self.device)
@@ -673,6 +694,8 @@ class TrainLoop(CallbackHost):
         self._check_outputs()
         try:
             loss = self.loss_func(self.pred, self.yb)
+            if not isinstance(loss, Tensor):
+                raise TypeError(f'the loss gives a {type(loss).__name__}, not a tensor of one number')
             if loss.numel() != 1:
                 raise ValueError(f'the loss gives {_shape_text(loss)}, not one number: return its mean')
             return loss.reshape(())
@@ -755,6 +778,7 @@ class TrainLoop(CallbackHost):
     ) -> Any:
         "`dl`, else loader `ds_idx`, as it is validated: each item once, in order; training items without augmentation."
         if dl is not None:
+            _check_is_loader(dl)
             return self.in_order(dl)
         return self.dls.train_eval() if ds_idx == 0 and hasattr(self.dls, 'train_eval') else self.dls[ds_idx]
 
@@ -878,7 +902,8 @@ class TrainLoop(CallbackHost):
         with self.added_cbs(cbs):
             preds, targs, xs = self._gather(dl, with_input).joined()
         if preds is None:
-            raise ValueError('nothing to predict: the loader is empty')
+            is_empty = not len(dl)
+            raise ValueError(f'nothing to predict: {"the loader is empty" if is_empty else "no picture can be used"}')
         target = getattr(self.dls, 'target', None)
         if act is None:
             act = target.probs if target else torch.nn.Identity()

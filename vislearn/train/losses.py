@@ -220,6 +220,10 @@ def get_loss(
     loss: str | Callable[[Tensor, Tensor], Tensor],  # a name, or a loss of your own
 ) -> Callable[[Tensor, Tensor], Tensor]:  # (pred, targ) -> ()
     "A loss by its name; a `ValueError` with the nearest known name."
+    if isinstance(loss, type):
+        return loss()
+    if loss is not None and not isinstance(loss, str) and not callable(loss):
+        raise TypeError(f'a loss is a function of (pred, targ), or a name, got {loss!r}')
     return look_up(loss, LOSSES, 'loss')() if isinstance(loss, str) else loss
 
 # %% ../../nbs/train/01_losses.ipynb #31a81105
@@ -238,6 +242,9 @@ def _unreduced(loss_func: Any, pred: Tensor, targ: Tensor) -> Tensor | None:
     before = loss_func.reduction
     try:
         loss_func.reduction = 'none'
+    except Exception:
+        return None  # it cannot be changed, as in a compiled module
+    try:
         return loss_func(pred, targ)
     except Exception:
         return None  # a loss that knows no 'none'

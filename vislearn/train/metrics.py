@@ -33,7 +33,8 @@ def _one_label(preds: Any, targs: Any, axis: int = -1) -> tuple[Tensor, Tensor]:
     t = as_tensor(targs)
     c = p.shape[-1] if p.ndim > 1 else 1
     shapes = f'preds {tuple(p.shape)} and targs {tuple(t.shape)} {str(t.dtype)[6:]}'
-    if c < 2 or t.is_floating_point() or t.numel() * c != p.numel():
+    is_one_class = c == 1 and p.ndim > 1 and not t.is_floating_point() and not t.any()  # always right
+    if c < 2 and not is_one_class or t.is_floating_point() or t.numel() * c != p.numel():
         raise ValueError(
             f'one label per picture needs preds (n,c) with c >= 2 and whole-number targs (n,); got {shapes}; '
             'for several labels per picture use `accuracy_multi`, for numbers `mse`, `mae`, `rmse`'

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import item_rng
+from ..core import as_float, item_rng
 from ..distrib import from_rank0, gather_rows, rank, world_size
 from .events import Callback
 
@@ -74,6 +74,7 @@ class Mixing(Callback):
         off_epoch: int | None = None,  # no mixing from this epoch of the fit on; negative counts from its end
         c: int | None = None,  # classes; those of the loaders if not given
     ):
+        alpha = as_float(alpha, 'alpha')
         if alpha <= 0:
             raise ValueError(f'alpha must be above 0, got {alpha}')
         if not 0 <= p <= 1:
