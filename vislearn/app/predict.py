@@ -98,7 +98,8 @@ def predict(
         with _shared_output(out, answering, resume) as (write, done):
             tally.n_records = len(done)
             left = _noted(_own_items(o for o in items if o.name not in done), sources)
-            for record in records(answering, left, batch_size, topk, threshold, logits, workers, bar=out is not None):
+            options: dict[str, Any] = dict(topk=topk, threshold=threshold, logits=logits, workers=workers)
+            for record in records(answering, left, batch_size, **options, bar=out is not None):
                 write(record)
                 tally.count(record)
                 if 'error' in record:

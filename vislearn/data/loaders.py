@@ -622,7 +622,18 @@ class DataLoaders:
         "Data loaders of data sets."
         bs, val_bs = batch_sizes(len(ds[0]) if ds else 0, bs, val_bs)
         if ds and not any(isinstance(o, (Dataset, list)) for o in ds):
-            return cls._of_tuples(ds, path, bs, val_bs, shuffle, drop_last, device, seed, after_item, after_batch)
+            return cls._of_tuples(
+                ds,
+                path,
+                bs=bs,
+                val_bs=val_bs,
+                shuffle=shuffle,
+                drop_last=drop_last,
+                device=device,
+                seed=seed,
+                after_item=after_item,
+                after_batch=after_batch,
+            )
         tfms = after_batch if isinstance(after_batch, BatchPipeline) else BatchPipeline(after_batch)
         loaders = []
         for i, o in enumerate(_with_item_tfms(ds, after_item)):

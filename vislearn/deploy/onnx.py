@@ -147,15 +147,32 @@ def _plan_resize(step: Resize, g: Graph, h: Number, w: Number) -> Plan:
     zero = g.number(0)
     th, tw = (g.number(o) for o in step.size)
     if step.method == 'squish':
-        return Plan(zero, zero, h, w, th, tw, zero, zero, th, tw)
+        return Plan(top=zero, left=zero, box_h=h, box_w=w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw)
     if step.method == 'crop':
         box_w = (h * tw / th).rounded().at_least(1).at_most(w)
         box_h = (w * th / tw).rounded().at_least(1).at_most(h)
-        return Plan((h - box_h) // 2, (w - box_w) // 2, box_h, box_w, th, tw, zero, zero, th, tw)
+        top = (h - box_h) // 2
+        left = (w - box_w) // 2
+        return Plan(
+            top=top, left=left, box_h=box_h, box_w=box_w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw
+        )
     scale = (th / h).at_most(tw / w)
     nh = (h * scale).rounded().at_most(th).at_least(1)
     nw = (w * scale).rounded().at_most(tw).at_least(1)
-    return Plan(zero, zero, h, w, nh, nw, (th - nh) // 2, (tw - nw) // 2, th, tw, step.pad_mode, True)
+    return Plan(
+        top=zero,
+        left=zero,
+        box_h=h,
+        box_w=w,
+        h=nh,
+        w=nw,
+        pad_top=(th - nh) // 2,
+        pad_left=(tw - nw) // 2,
+        out_h=th,
+        out_w=tw,
+        pad_mode=step.pad_mode,
+        has_pad=True,
+    )
 
 
 def _plan_squish_crop(step: SquishCrop, g: Graph, h: Number, w: Number) -> Plan:
@@ -163,22 +180,37 @@ def _plan_squish_crop(step: SquishCrop, g: Graph, h: Number, w: Number) -> Plan:
     th, tw = (g.number(o) for o in step.size)
     box_h = (h * th / (th + step.extra)).rounded().at_least(1)
     box_w = (w * tw / (tw + step.extra)).rounded().at_least(1)
-    return Plan((h - box_h) // 2, (w - box_w) // 2, box_h, box_w, th, tw, zero, zero, th, tw)
+    top = (h - box_h) // 2
+    left = (w - box_w) // 2
+    return Plan(
+        top=top, left=left, box_h=box_h, box_w=box_w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw
+    )
 
 
 def _plan_crop_pad(step: CropPad, g: Graph, h: Number, w: Number) -> Plan:
     th, tw = (g.number(o) for o in step.size)
     box_h, box_w = h.at_most(th), w.at_most(tw)
-    top, left = (h - box_h) // 2, (w - box_w) // 2
-    pad_top, pad_left = (th - box_h) // 2, (tw - box_w) // 2
-    return Plan(top, left, box_h, box_w, box_h, box_w, pad_top, pad_left, th, tw, step.pad_mode, True)
+    return Plan(
+        top=(h - box_h) // 2,
+        left=(w - box_w) // 2,
+        box_h=box_h,
+        box_w=box_w,
+        h=box_h,
+        w=box_w,
+        pad_top=(th - box_h) // 2,
+        pad_left=(tw - box_w) // 2,
+        out_h=th,
+        out_w=tw,
+        pad_mode=step.pad_mode,
+        has_pad=True,
+    )
 
 
 def _plan_ratio_resize(step: RatioResize, g: Graph, h: Number, w: Number) -> Plan:
     zero = g.number(0)
     scale = g.number(step.max_sz) / h.at_least(w)
     nh, nw = (h * scale).rounded().at_least(1), (w * scale).rounded().at_least(1)
-    return Plan(zero, zero, h, w, nh, nw, zero, zero, nh, nw)
+    return Plan(top=zero, left=zero, box_h=h, box_w=w, h=nh, w=nw, pad_top=zero, pad_left=zero, out_h=nh, out_w=nw)
 
 
 PLANS: dict[type, Callable[..., Plan]] = {

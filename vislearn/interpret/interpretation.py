@@ -274,7 +274,8 @@ class Interpretation:
         "Draw all pictures on a plane, similar ones near each other (two principal components of the embeddings)."
         xy, share = pca(F.normalize(self.embeddings))
         groups = None if self.targs is None else self.target.groups(self.targs)
-        ax = plot_map(xy, groups, self.vocab if groups else None, self.picture, max_thumbs, title, figsize, ax)
+        vocab = self.vocab if groups else None
+        ax = plot_map(xy, groups, vocab, self.picture, max_thumbs=max_thumbs, title=title, figsize=figsize, ax=ax)
         ax.set(xlabel=f'{share[0]:.0%} of the variance', ylabel=f'{share[1]:.0%} of the variance')
 
     def find_similar(

@@ -59,4 +59,5 @@ def show_results(
     batch = tuple(o[:max_n] for o in dl.one_batch())
     probs, targs = learn.get_preds(dl=[batch])
     target = learn.dls.target
-    show_predictions(dl.decode(batch[0]), target, target.decide(probs), targs, nrows, ncols, figsize)
+    ims = dl.decode(batch[0])
+    show_predictions(ims, target, target.decide(probs), targs, nrows=nrows, ncols=ncols, figsize=figsize)
