@@ -18,6 +18,7 @@ from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -822,3 +823,14 @@ def test_more_kinds_of_stdout(kind, tmp_path, monkeypatch):
     learn.show_training_loop()
     assert list(progress_bar(range(3))) == [0, 1, 2]
     assert len(learn.history) == 1
+
+
+@pytest.mark.parametrize('n_epoch,drawn', [(1, 4), (2, 8), (3, 7)])
+def test_a_short_fit_has_a_curve_of_its_training_loss(tmp_path, n_epoch, drawn):
+    "Of four batches an epoch; the first five are left out where there are ten at least."
+    learn = loop(tmp_path, Recorder())
+    learn.fit(n_epoch)
+    ax = plt.subplots()[1]
+    learn.recorder.plot_loss(ax=ax)
+    assert [len(line.get_xdata()) for line in ax.lines] == [drawn, n_epoch]
+    plt.close('all')

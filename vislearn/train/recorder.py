@@ -116,7 +116,7 @@ class Recorder(Callback):
 
     def plot_loss(
         self,
-        skip_start: int = 5,  # batches left out at the start
+        skip_start: int = 5,  # batches left out at the start; none where there are not twice as many
         with_valid: bool = True,  # show the validation loss too
         log: bool = False,  # logarithmic loss
         show_epochs: bool = False,  # mark where epochs end
@@ -127,7 +127,8 @@ class Recorder(Callback):
 
         ax = ax or plt.subplots()[1]
         losses = self._smooth()
-        ax.plot(range(skip_start, len(losses)), losses[skip_start:], label='train')
+        first = skip_start if len(losses) >= 2 * skip_start else 0
+        ax.plot(range(first, len(losses)), losses[first:], label='train')
         if with_valid and 'valid_loss' in self.metric_names:
             column = self.metric_names.index('valid_loss') - 1  # `values` begin after 'epoch'
             ax.plot([n - 1 for n in self.iters], [row[column] for row in self.values], marker='o', label='valid')
