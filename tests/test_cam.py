@@ -1,5 +1,7 @@
 "Grad-CAM points at what decides, in networks of every family."
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -156,3 +158,19 @@ def test_cam_leaves_modes_as_they_were():
     frozen = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     grad_cam(model, torch.rand(2, 3, 64, 64))
     assert model.training and not frozen.training
+
+
+def test_cam_from_several_threads():
+    "On one network, beside passes of others: each sees its own features."
+    model = create_model('test_resnet', 2, pretrained=False).eval()
+    pictures = [torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(8)]
+    alone = [grad_cam(model, xb, [0])[0] for xb in pictures]
+
+    def both(xb):
+        with torch.no_grad():
+            model(torch.rand(2, 3, 64, 64))
+        return grad_cam(model, xb, [0])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            torch.testing.assert_close([*pool.map(both, pictures)], alone)

@@ -6,6 +6,7 @@
 __all__ = ['N_PREFIX', 'Layout', 'find_layout', 'grad_cam', 'show_heat']
 
 # %% ../../nbs/interpret/02_cam.ipynb #7eb8f9b1
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,13 @@ def _hooked(
     modules: Iterable[nn.Module],
     hook: Callable[[nn.Module, Any, Any], Any],
 ) -> Iterator[None]:
-    handles = [m.register_forward_hook(hook) for m in modules]
+    "Call `hook` after these modules in this thread; another one may be using the same network."
+    own = threading.get_ident()
+
+    def of_this_thread(module: nn.Module, args: Any, out: Any) -> Any:
+        return hook(module, args, out) if threading.get_ident() == own else None
+
+    handles = [m.register_forward_hook(of_this_thread) for m in modules]
     try:
         yield
     finally:
