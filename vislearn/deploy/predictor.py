@@ -31,6 +31,7 @@ from ..train.precision import PRECISIONS, resolve_precision
 
 # %% ../../nbs/deploy/02_predictor.ipynb #fe6c4de7
 _AT_ONCE = 2  # batches that a server computes on the processor
+_KEPT = 1 << 25  # bytes; a server gives larger blocks back, since pictures of all sizes are sent to it
 
 
 class Predictor:
@@ -117,6 +118,7 @@ class Predictor:
         "For a thread that will compute some of `batches_at_once`: take its share of the processors."
         if self.device.type == 'cpu':
             compute_alone(_AT_ONCE)
+            keep_memory(_KEPT)
 
     def records(
         self,
