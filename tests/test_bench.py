@@ -121,3 +121,9 @@ def test_gpu_runs_on_the_cpu_in_small(tmp_path):
     assert rows['Learner.fit']['ms a step'] > 0 and rows['Learner.fit']['note'].endswith('of the bare loop')
     assert 0 <= rows['epoch of JPEG files']['waiting, %'] <= 100
     assert rows['fine_tune']['seconds'] > 0 and rows['predict']['ms an answer'] > 0
+
+
+def test_parts(tmp_path):
+    need_photos()
+    (row,) = bench('parts', tmp_path)['rows']
+    assert row['epoch'] == 'frozen' and 0 < row['steps'] < row['seconds'] and row['bare steps'] > 0

@@ -123,8 +123,8 @@ def trained(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('command')
     pictures = make_pictures(path / 'pictures')
     shared = {'arch': 'resnet10t', 'size': 32, 'bs': 8, 'epochs': 1}
-    # without dropout, whose random numbers belong to a process
-    changes = 'learner.pretrained=false;learner.ps=0;learner.precision=fp32;run.sync_bn=true'
+    # without dropout, whose random numbers belong to a process, and without Adam, whose first steps amplify rounding
+    changes = 'learner.pretrained=false;learner.ps=0;learner.opt_func=sgd;learner.precision=fp32;run.sync_bn=true'
     train(str(pictures), path / 'one', set=changes, **shared)
     words = ['-m', 'vislearn', 'train', str(pictures), '--out', str(path / 'two'), '--set', changes]
     run = launched(2, *words, *[str(o) for k, v in shared.items() for o in (f'--{k}', v)])
@@ -137,7 +137,7 @@ def test_train_command_gives_what_one_process_gives(trained):
     one, two = (json.loads((trained / o / 'evaluation.json').read_text()) for o in ('one', 'two'))
     assert_equal(one, two)
     assert {o.name for o in (trained / 'one').iterdir()} == {o.name for o in (trained / 'two').iterdir()}
-    assert len((trained / 'two' / 'log.jsonl').read_text().splitlines()) == 2
+    assert len((trained / 'two' / 'log.jsonl').read_text().splitlines()) == 1  # one epoch, written once
 
 
 def test_predict_command_shares_items_and_keeps_their_order(trained):

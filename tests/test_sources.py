@@ -198,7 +198,7 @@ def test_frames_give_what_tables_give(posters):
         ('\ufeffa\n01\n2\n', [{'a': '01'}, {'a': '2'}]),
         ('a\nTrue\nfalse\n', [{'a': True}, {'a': False}]),
         ('a\n1\n2.5\n', [{'a': 1.0}, {'a': 2.5}]),
-        ('a\nnan\n1\n', [{'a': 'nan'}, {'a': '1'}]),
+        ('a\nnan\n1\n', [{'a': None}, {'a': 1}]),
         ('a\nNA\nNone\n', [{'a': 'NA'}, {'a': 'None'}]),
         ('a,b\n-3,1e3\n', [{'a': -3, 'b': 1000.0}]),
     ],

@@ -1,0 +1,131 @@
+"""Where the time of an epoch goes: waiting for pictures, training steps, validation, and the rest.
+
+    python tests/bench/parts.py [--quick] [--rounds 2] [--data FOLDER]
+
+The second epoch of `efficientnet_lite0` on four fifths of the photographs of ants and bees, 224 pixels, batches of 32, RandomResizedCrop and `aug_transforms()`, with the head (*frozen*) or all layers learning;
+the other fifth validates. Pictures are read and augmented by threads while the network computes, so both share the processors: beside it stand the same steps in a bare loop on batches that are
+there, and the same pictures read and augmented while nothing else runs. *AVX2* is the same machine with the instructions of a processor that has neither AVX-512 nor bf16.
+"""
+
+import time
+
+from bench import call, interleave, mid, report, result
+from sides import SIDES, need_data, options, photos
+
+ISA = {'': {}, 'AVX2': {'ATEN_CPU_CAPABILITY': 'avx2', 'ONEDNN_MAX_CPU_ISA': 'AVX2'}}
+
+
+def seconds(f) -> float:
+    begun = time.perf_counter()
+    f()
+    return time.perf_counter() - begun
+
+
+def epoch(side, frozen: bool) -> dict[str, float]:
+    "Seconds of the parts of the second epoch."
+    from vislearn.train.events import Callback
+
+    class Clock(Callback):
+        "Notes when what begins and ends."
+
+        def __init__(self):
+            self.parts = dict.fromkeys(('waiting', 'steps', 'validation', 'all'), 0.0)
+            self.last = 0.0
+
+        def passed(self, part: str | None = None) -> None:
+            now = time.perf_counter()
+            if part:
+                self.parts[part] += now - self.last
+            self.last = now
+
+        def before_epoch(self, learn):
+            self.__init__()
+            self.begun = time.perf_counter()
+
+        def before_train(self, learn):
+            self.passed()
+
+        def before_batch(self, learn):
+            if learn.training:
+                self.passed('waiting')
+
+        def after_batch(self, learn):
+            if learn.training:
+                self.passed('steps')
+
+        def before_validate(self, learn):
+            self.passed()
+
+        def after_validate(self, learn):
+            self.passed('validation')
+
+        def after_epoch(self, learn):
+            self.parts['all'] = time.perf_counter() - self.begun
+
+    learn, clock = side.learner('efficientnet_lite0'), Clock()
+    learn.freeze() if frozen else learn.unfreeze()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-5, cbs=clock)
+    return clock.parts
+
+
+def bare(side, loader, frozen: bool) -> dict[str, float]:
+    "Seconds of the same steps on batches that are there, and of reading them."
+    import torch
+
+    xb = torch.rand(side.bs, 3, side.size, side.size).contiguous(memory_format=torch.channels_last)
+    steps = side.steps('efficientnet_lite0', frozen, [(xb, torch.randint(0, 2, (side.bs,)))] * len(loader))
+    steps()
+
+    def read() -> None:
+        for _ in loader:
+            pass
+
+    read()
+    return {'bare steps': seconds(steps), 'reading alone': seconds(read)}
+
+
+def work(name: str, case: str, args) -> None:
+    size, bs = (64, 4) if args.quick else (224, 32)
+    fns = photos(args.data, 24 if args.quick else None)
+    side, frozen = SIDES[name](fns, size, bs), case == 'frozen'
+    if name == 'vislearn':
+        return result(**epoch(side, frozen))
+    result(**bare(side, SIDES['vislearn'](fns, size, bs).dls.train, frozen))
+
+
+def main() -> None:
+    args = options(__doc__).parse_args()
+    need_data(args)
+    if args.worker:
+        return work(args.worker, args.case, args)
+    if args.quick:
+        args.rounds = 1
+    quick, data = ['--quick'] if args.quick else [], ['--data', args.data]
+
+    def column(side: str, case: str, isa: str):
+        return lambda i: call(__file__, '--worker', side, '--case', case, *data, *quick, **ISA[isa])
+
+    cases = [(case, isa) for isa in ISA for case in ('frozen', 'all layers')][: 1 if args.quick else None]
+    columns = {(side, *o): column(side, *o) for o in cases for side in ('vislearn', 'limit')}
+    raw = interleave(columns, args.rounds)
+    rows = [row(raw['vislearn', *o], raw['limit', *o], *o) for o in cases]
+    report('parts', rows, {' '.join(k): v for k, v in raw.items()}, args)
+
+
+def row(ours: list[dict], limit: list[dict], case: str, isa: str) -> dict:
+    at = {k: mid(ours, k) for k in ours[0]}
+    return {
+        'epoch': f'{case}, {isa}' if isa else case,
+        'seconds': at['all'],
+        'waiting for pictures': at['waiting'],
+        'steps': at['steps'],
+        'validation': at['validation'],
+        'rest': at['all'] - at['waiting'] - at['steps'] - at['validation'],
+        'bare steps': mid(limit, 'bare steps'),
+        'reading alone': mid(limit, 'reading alone'),
+    }
+
+
+if __name__ == '__main__':
+    main()
