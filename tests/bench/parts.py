@@ -4,15 +4,15 @@
 
 The second epoch of `efficientnet_lite0` on four fifths of the photographs of ants and bees, 224 pixels, batches of 32, RandomResizedCrop and `aug_transforms()`, with the head (*frozen*) or all layers learning;
 the other fifth validates. Pictures are read and augmented by threads while the network computes, so both share the processors: beside it stand the same steps in a bare loop on batches that are
-there, and the same pictures read and augmented while nothing else runs. *AVX2* is the same machine with the instructions of a processor that has neither AVX-512 nor bf16.
+there, and the same pictures read and augmented while nothing else runs.
 """
 
 import time
 
-from bench import call, interleave, mid, report, result
-from sides import SIDES, need_data, options, photos
+from bench import mid, report, result
+from sides import SIDES, compare, need_data, options, photos
 
-ISA = {'': {}, 'AVX2': {'ATEN_CPU_CAPABILITY': 'avx2', 'ONEDNN_MAX_CPU_ISA': 'AVX2'}}
+CASES = ['frozen', 'all layers']
 
 
 def seconds(f) -> float:
@@ -99,24 +99,14 @@ def main() -> None:
     need_data(args)
     if args.worker:
         return work(args.worker, args.case, args)
-    if args.quick:
-        args.rounds = 1
-    quick, data = ['--quick'] if args.quick else [], ['--data', args.data]
-
-    def column(side: str, case: str, isa: str):
-        return lambda i: call(__file__, '--worker', side, '--case', case, *data, *quick, **ISA[isa])
-
-    cases = [(case, isa) for isa in ISA for case in ('frozen', 'all layers')][: 1 if args.quick else None]
-    columns = {(side, *o): column(side, *o) for o in cases for side in ('vislearn', 'limit')}
-    raw = interleave(columns, args.rounds)
-    rows = [row(raw['vislearn', *o], raw['limit', *o], *o) for o in cases]
-    report('parts', rows, {' '.join(k): v for k, v in raw.items()}, args)
+    raws = {o: compare(__file__, o, ['vislearn', 'limit'], args) for o in (CASES[:1] if args.quick else CASES)}
+    report('parts', [row(case, raw['vislearn'], raw['limit']) for case, raw in raws.items()], raws, args)
 
 
-def row(ours: list[dict], limit: list[dict], case: str, isa: str) -> dict:
+def row(case: str, ours: list[dict], limit: list[dict]) -> dict:
     at = {k: mid(ours, k) for k in ours[0]}
     return {
-        'epoch': f'{case}, {isa}' if isa else case,
+        'epoch': case,
         'seconds': at['all'],
         'waiting for pictures': at['waiting'],
         'steps': at['steps'],
