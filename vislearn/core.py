@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
-           'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'keep_memory', 'compute_alone',
-           'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform',
-           'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of',
-           'set_up_steps', 'undo_steps']
+           'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'compute_alone', 'Transform',
+           'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform',
+           'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of', 'set_up_steps',
+           'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -21,7 +21,6 @@ import os
 import random
 import re
 import reprlib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -246,22 +245,6 @@ def default_device(
         except RuntimeError:
             continue
     return torch.device('cpu')
-
-# %% ../nbs/00_core.ipynb #a7ed8390
-def keep_memory(
-    threshold: int = 1 << 30,  # bytes; smaller blocks are kept for reuse
-) -> bool:
-    "Tell glibc to keep freed blocks for the next step; returns whether it was told."
-    if not sys.platform.startswith('linux') or os.environ.get('VISLEARN_MALLOC') == '0':
-        return False
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL('libc.so.6').mallopt  # another C library has none
-    except (OSError, AttributeError):
-        return False
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    return bool(mallopt(M_MMAP_THRESHOLD, threshold)) and bool(mallopt(M_TRIM_THRESHOLD, threshold))
 
 # %% ../nbs/00_core.ipynb #fd6e0ac0
 _limiting = Lock()

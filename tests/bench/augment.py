@@ -31,10 +31,10 @@ def single(way: str, args) -> None:
     import torch
 
     from vislearn.all import Normalize, RandomResizedCrop, aug_transforms
-    from vislearn.core import keep_memory
     from vislearn.data.augment import Fused
     from vislearn.data.geometry import resample
     from vislearn.data.image import apply_cut, open_image
+    from vislearn.malloc import keep_memory
 
     keep_memory()
     torch.set_num_threads(1)

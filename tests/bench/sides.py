@@ -74,7 +74,7 @@ class Vislearn:
         return lambda: sum(len(b[0]) for b in dl)
 
     def augment(self, xb):
-        from vislearn.core import keep_memory
+        from vislearn.malloc import keep_memory
 
         keep_memory()  # as a loader does
         return self.dls.train.batch_tfms(xb)
@@ -166,7 +166,7 @@ class Bare:
     "The limit: decoding alone; what any program must do with the same arithmetic."
 
     def __init__(self, fns: list[Path], size: int, bs: int = 32, aug: bool = True):
-        from vislearn.core import keep_memory
+        from vislearn.malloc import keep_memory
 
         keep_memory()
         self.fns, self.size, self.bs = fns, size, bs

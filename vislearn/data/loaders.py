@@ -26,7 +26,6 @@ from vislearn.core import (
     batch_rng,
     compute_alone,
     default_device,
-    keep_memory,
     suggest,
 )
 from .augment import Rows
@@ -41,6 +40,7 @@ from .tuples import TupleLoader, as_loader
 from .workers import Workers
 from ..described import MadeBy
 from ..distrib import is_launched, local_world_size, shares
+from ..malloc import keep_memory
 from ..progress import echo, progress_mode
 from ..table import write_csv
 from ..threads import Threads

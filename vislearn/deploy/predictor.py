@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import compute_alone, default_device, keep_memory
+from ..core import compute_alone, default_device
 from ..data.answers import Answer
 from ..data.batches import BatchPipeline, stack_pictures
 from ..data.loaders import default_workers
@@ -25,6 +25,7 @@ from ..data.resize import ItemPipeline, move_points, to_source
 from ..data.targets import Target
 from .bundle import bundle_model, bundle_pipelines, load_bundle
 from .records import records
+from ..malloc import keep_memory
 from ..models.fold import Folded
 from ..threads import Threads
 from ..train.precision import PRECISIONS, resolve_precision

@@ -39,9 +39,13 @@ except ImportError as e:
 from .. import __version__
 from ..data import decode as decoding
 from .records import Engine, Item, answer_batch, image_bytes, open_item
+from ..malloc import give_back_memory
 from ..progress import echo
 
 # %% ../../nbs/deploy/07_serve.ipynb #77ed9d0e
+_TIDY_EVERY = 5.0  # seconds between giving memory back
+
+
 class Busy(Exception):
     "Too many pictures are waiting."
 
@@ -139,6 +143,7 @@ class Batcher:
         self._to_open = 0  # those of them that are not decoded yet
         self.speed = _Speed()
         self._decoded = 0  # bytes of decoded pictures
+        self._tidied = time.monotonic()  # when memory was given back for the last time
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # notified when decoded pictures are gone
         self._opened: SimpleQueue[_Waiting | None] = SimpleQueue()
@@ -250,6 +255,15 @@ class Batcher:
         while (batch := self._gather()) is not None:
             for same in _by_options(batch):
                 self._answer(same)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        "Give back, every few seconds, the memory that pictures have left: what is large for one is small for the next."
+        with self._lock:
+            if time.monotonic() < self._tidied + _TIDY_EVERY:
+                return
+            self._tidied = time.monotonic()
+        give_back_memory()
 
     def _answer(self, batch: list[_Waiting]) -> None:
         "Compute pictures with the same options. A fault of the engine reaches those who wait, and the queue goes on."

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import as_int, batch_rng, keep_memory, listify
+from ..core import as_int, batch_rng, listify
 from ..data.tuples import Inputs
 from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
+from ..malloc import keep_memory
 from ..models.body import main_output
 from ..models.depthwise import DepthwiseIn32
 from ..models.fold import KeptFold, is_watched, kind_of_batch, lean
