@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from vislearn.data.normalize import Normalize
 from vislearn.data.resize import ItemPipeline, Resize
 from vislearn.data.targets import Category, MultiCategory, Regression
 from vislearn.deploy.bundle import BundleError, describe_file, load_bundle, save_bundle
+from vislearn.deploy.peek import describe_model
 from vislearn.deploy.predictor import Predictor
 from vislearn.learner import load_learner
 from vislearn.models.create import create_model
@@ -135,6 +137,7 @@ def hostile(folder: Path, mark: str) -> list[Path]:
     put('target.pkl', torch_bytes({**good, 'target': {'type': 'exec', 'code': 'pass'}}))
     put('types.pkl', torch_bytes({**good, 'weights': 'all of them', 'bs': 'many'}))
     put('version.pkl', torch_bytes({**good, 'version': 10**6}))
+    put('maker.pkl', torch_bytes({**good, 'version': 10**6, 'made_with': 3}))
     put('keys.pkl', torch_bytes({'format': 'vislearn', 'version': 1}))
     put('deep.pkl', b'\x80\x04' + b'(' * 50_000 + b'.')
     put('header.pkl', struct.pack('<Q', 10**8) + b'{' + b' ' * 1000)
@@ -264,6 +267,36 @@ def test_a_fastai_export_is_called_so(tmp_path):
     "As far as its pickle says: one that names fastai's classes."
     (tmp_path / 'export.pkl').write_bytes(b'\x80\x02cfastai.learner\nLearner\n)\x81.')
     assert 'a fastai export' in describe_file(tmp_path / 'export.pkl')
+
+
+def test_a_large_file_of_another_kind_is_not_read_whole(tmp_path):
+    file = tmp_path / 'large.h5'
+    with open(file, 'wb') as f:
+        f.write(b'\x89HDF\r\n')
+        f.truncate(200_000_000)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match='HDF5'):
+        load_bundle(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [{'weights': 3}, {'config': [1]}, {'made_with': None}, {'steps': 'none'}, {'version': '1'}, {'target': 'cats'}],
+)
+def test_what_a_damaged_export_says_of_itself_is_refused(tmp_path, wrong):
+    state = torch.load(export(tmp_path / 'good.pkl'), weights_only=True)
+    torch.save(state | wrong, tmp_path / 'bad.pkl')
+    with pytest.raises(ValueError, match='bad.pkl is damaged'):
+        describe_model(tmp_path / 'bad.pkl')
+    torch.save({'format': 'vislearn'}, tmp_path / 'empty.pkl')
+    with pytest.raises(ValueError, match='empty.pkl is damaged'):
+        describe_model(tmp_path / 'empty.pkl')
+    assert describe_model(tmp_path / 'good.pkl')['parameters'] == sum(
+        o.numel() for o in tiny_net().state_dict().values()
+    )
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 import pytest
 import yaml
 from nbtools import ROOT
-from tiny import make_dls, make_pictures
+from tiny import make_dls, make_pictures, tiny_net
 
-from vislearn.all import load_learner, vision_learner
+from vislearn.all import Learner, load_learner, vision_learner
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -146,6 +146,21 @@ def test_model_at_an_address_is_fetched_only_with_its_sha256(learn, hub, tmp_pat
         load_learner(tmp_path / 'a.pkl', sha256='0' * 64)
     with open(tmp_path / 'a.pkl', 'rb') as f:
         assert load_learner(f).dls.vocab == learn.dls.vocab
+
+
+def test_a_checksum_is_looked_at_before_anything_is_fetched(hub):
+    Hub.files = {}
+    for wrong in ('abc', '../../secret', '0' * 63 + 'g'):
+        with pytest.raises(ValueError, match='64 hexadecimal digits'):
+            load_learner(f'{hub}/someone/ants/resolve/main/a.pkl', sha256=wrong)
+
+
+def test_card_of_a_network_whose_config_is_an_object_of_its_own(learn):
+    "As those of transformers have it."
+    net = tiny_net()
+    net.config = object()
+    other = Learner(learn.dls, net)
+    assert 'network: `TinyNet`' in other.card()
 
 
 def test_card_says_what_was_measured(learn, tmp_path):

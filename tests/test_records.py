@@ -326,6 +326,7 @@ DAMAGES = [
     'domain in a branch',
     'file of a node',
     'huge',
+    'endless',
 ]
 DAMAGES += ['cut', 'no metadata', 'version', 'answer', 'mode', 'decode', 'no outputs', 'no nodes', 'name', 'not onnx']
 
@@ -356,6 +357,8 @@ def damaged(model, damage: str) -> bytes:
         model.graph.node[0].domain = 'evil.ops'
     elif damage == 'huge':
         tensor.dims[:] = [2**40]
+    elif damage == 'endless':
+        tensor.dims[:] = [2**62] * 100_000  # their product has six million bits
     elif damage == 'no metadata':
         del model.metadata_props[:]
     elif damage == 'no outputs':

@@ -37,9 +37,9 @@ def open_engine(
     "The engine that answers with a model file."
     if engine not in ('auto', 'torch', 'onnx'):
         raise ValueError(f"engine is 'auto', 'torch' or 'onnx', got {engine!r}")
-    if engine == 'onnx' or engine == 'auto' and _is_onnx(model):
-        from vislearn.deploy.runtime import OnnxPredictor
+    from vislearn.deploy.runtime import OnnxPredictor, is_onnx
 
+    if engine == 'onnx' or engine == 'auto' and is_onnx(model):
         return OnnxPredictor(model, provider, threads)
     if provider != 'cpu':
         raise ValueError(f'provider {provider!r} is for ONNX files; for PyTorch give a device')
@@ -50,13 +50,6 @@ def open_engine(
     if threads:
         torch.set_num_threads(threads)
     return load_predictor(model, device=device or 'cpu', precision=precision)
-
-
-def _is_onnx(model: str | os.PathLike) -> bool:
-    "Is this an ONNX file, whole or damaged? One begins with the number of its format's version."
-    with open(model, 'rb') as f:
-        head = f.read(2)
-    return head[:1] == b'\x08' or head != b'PK' and os.fspath(model).endswith('.onnx')
 
 # %% ../../nbs/app/00_predict.ipynb #02f080ce
 def predict(

@@ -132,7 +132,10 @@ def describe_file(
     path: str | Path | BinaryIO,  # a path or an open file
 ) -> str:
     "What a file seems to be, for an error message; nothing in it is run."
-    file = _File(path)
+    return _file_kind(_File(path))
+
+
+def _file_kind(file: _File) -> str:
     with file.open() as f:
         start = f.read(512)
     if not start:
@@ -166,24 +169,29 @@ def _next_byte(f: IO[bytes]) -> bytes:
 
 
 def _zip_kind(file: _File) -> str:
-    try:
-        z = zipfile.ZipFile(file.open())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return 'cut off or damaged (its end is missing): copy or download it again'
-    with z:
-        entries = [o.split('/', 1)[-1] for o in z.namelist()]
-        if 'data.pkl' in entries and any(o.compress_type != zipfile.ZIP_STORED for o in z.infolist()):
-            return 'a torch file that was packed again by another program'
-        if 'constants.pkl' in entries or any(o.startswith('code/') for o in entries):
-            return 'a TorchScript program'
-        if 'archive_format' in entries or any(o.endswith('model.json') for o in entries):
-            return 'a torch.export program'
-        if 'data.pkl' not in entries:
-            return f'a zip archive of {len(entries)} files'
+    with file.open() as f:
         try:
-            names = pickle_names(_data_pkl(z))
-        except Exception:
-            return 'a torch file, damaged'
+            archive = zipfile.ZipFile(f)
+        except (zipfile.BadZipFile, OSError, ValueError):
+            return 'cut off or damaged (its end is missing): copy or download it again'
+        with archive:
+            return _archive_kind(archive)
+
+
+def _archive_kind(z: zipfile.ZipFile) -> str:
+    entries = [o.split('/', 1)[-1] for o in z.namelist()]
+    if 'data.pkl' in entries and any(o.compress_type != zipfile.ZIP_STORED for o in z.infolist()):
+        return 'a torch file that was packed again by another program'
+    if 'constants.pkl' in entries or any(o.startswith('code/') for o in entries):
+        return 'a TorchScript program'
+    if 'archive_format' in entries or any(o.endswith('model.json') for o in entries):
+        return 'a torch.export program'
+    if 'data.pkl' not in entries:
+        return f'a zip archive of {len(entries)} files'
+    try:
+        names = pickle_names(_data_pkl(z))
+    except Exception:
+        return 'a torch file, damaged'
     if names - PLAIN_NAMES:
         return _pickle_kind(names)
     return 'weights (a state dict, as learn.save writes it): load them into a learner with learn.load'
@@ -335,22 +343,15 @@ def load_bundle(
 
 
 def _not_an_export(file: _File) -> BundleError:
-    return BundleError(f'{file.name} is not an exported vislearn model but {_described(file)}')
-
-
-def _described(file: _File) -> str:
-    with file.open() as f:
-        return describe_file(f)
+    return BundleError(f'{file.name} is not an exported vislearn model but {_file_kind(file)}')
 
 
 def _check_fields(state: Mapping[str, Any], name: str) -> None:
     "A `BundleError` where an export is newer than this library, or lacks something."
     version = state.get('version')
     if not isinstance(version, int) or version > FORMAT:
-        made_with = state.get('made_with', {}).get('vislearn')
         raise BundleError(
-            f'{name} was made by vislearn {made_with}, which is newer than this one ({vislearn.__version__}): '
-            'pip install -U vislearn'
+            f'{name} was made by a newer vislearn than this one ({vislearn.__version__}): pip install -U vislearn'
         )
     wrong = [k for k, t in _FIELDS.items() if not isinstance(state.get(k), t)]
     if wrong:

@@ -18,6 +18,7 @@ from .. import __version__
 from ..data.batches import BatchPipeline
 from ..data.resize import ItemPipeline
 from ..data.targets import Target
+from .bundle import config_of
 from .measures import label_scores
 from ..train.metrics import calibration_error, metric_name
 
@@ -134,8 +135,8 @@ def _front_matter(learn: Any, target: Target, probs: Tensor, targs: Tensor) -> s
 
 
 def _arch_of(model: Any) -> str:
-    config = model.config() if hasattr(model, 'config') else None
-    return str((config or {}).get('arch') or type(model).__name__)
+    config = config_of(model) or {}
+    return str(config.get('arch') or type(model).__name__)
 
 
 def _data_section(learn: Any, target: Target) -> str:
@@ -187,8 +188,10 @@ def _quality_section(learn: Any, target: Target, probs: Tensor, targs: Tensor) -
     )
     calibrated = getattr(learn, 'calibrated', None)
     if calibrated:
-        n = calibrated['pictures']
-        lines.append(f'- probabilities are at temperature {calibrated["temperature"]:.2f}, fitted on {n} pictures')
+        lines.append(
+            f'- probabilities are at temperature {calibrated["temperature"]:.2f}, '
+            f'fitted on {calibrated["pictures"]} pictures'
+        )
     answers = target.decide(probs)
     parts = ['\n'.join(lines), _label_table(target, answers, targs)]
     if target.confusion_plot == 'matrix':

@@ -7,6 +7,7 @@ __all__ = ['HUB', 'MOST_BYTES', 'find_model', 'push_model']
 
 # %% ../../nbs/deploy/09_hub.ipynb #41556379
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def find_model(
     sha256: str | None = None,  # of the file, 64 hexadecimal digits; an address needs it
 ) -> Path:
     "A model file on this machine, fetched if need be."
+    if sha256 is not None and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
+        raise ValueError(f'sha256 is 64 hexadecimal digits, got {sha256!r}')
     text = os.fspath(source)
     if text.startswith(HUB):
         path = _from_hub(text.removeprefix(HUB))

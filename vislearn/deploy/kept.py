@@ -7,6 +7,7 @@ __all__ = ['KeptPredictor']
 
 # %% ../../nbs/deploy/07_kept.ipynb #02278b05
 import copy
+import operator
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,8 +57,4 @@ class KeptPredictor:
 
 
 def _same_objects(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(map(_is_same, a, b))
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b
+    return len(a) == len(b) and all(map(operator.is_, a, b))

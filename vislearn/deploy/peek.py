@@ -6,47 +6,54 @@
 __all__ = ['describe_model']
 
 # %% ../../nbs/deploy/05_peek.ipynb #847f8a80
+import math
 import os
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from .runtime import read_onnx
+from .runtime import is_onnx, read_onnx
 
 # %% ../../nbs/deploy/05_peek.ipynb #590f5542
 class _Noted:
-    "A tensor of which only the shape and kind are kept."
+    "A tensor of which only the number of its elements is kept."
 
-    def __init__(self, shape: tuple[int, ...], kind: str):
-        self.shape = shape
-        self.kind = kind
-
-    @property
-    def size(self) -> int:
-        n = 1
-        for d in self.shape:
-            n *= d
-        return n
+    def __init__(self, n: int):
+        self.n = n
 
 
 class _Inert(pickle.Unpickler):
-    "Reads plain data and notes tensors; names nothing else."
+    "Reads plain data and counts the elements of tensors; a file that names anything else is refused."
 
     def find_class(self, module: str, name: str) -> Any:
         full = f'{module}.{name}'
         if full == 'collections.OrderedDict':
             return dict
         if full == 'torch._utils._rebuild_tensor_v2':
-            return lambda storage, offset, shape, *rest: _Noted(tuple(shape), storage)
+            return lambda storage, offset, shape, *rest: _Noted(math.prod(shape))
         if full == 'torch._utils._rebuild_parameter':
             return lambda data, *rest: data
         if module == 'torch' and name.endswith('Storage'):
-            return name.removesuffix('Storage').lower()
+            return None  # the type of the numbers: not needed
         raise pickle.UnpicklingError(f'it names {full}, which an export never does')
 
-    def persistent_load(self, pid: Any) -> str:
-        return pid[1]
+    def persistent_load(self, pid: Any) -> None:
+        "Where the numbers of a tensor lie; they are not read."
+
+
+# What an export says of itself, with the types that it has there.
+_ENTRIES: dict[str, Any] = {
+    'version': int,
+    'made_with': dict,
+    'target': dict,
+    'config': (dict, type(None)),
+    'model_class': str,
+    'weights': dict,
+    'steps': list,
+    'precision': str,
+    'bs': int,
+}
 
 
 def describe_model(
@@ -55,14 +62,13 @@ def describe_model(
     "Task, labels, network, steps, precision and sizes of an export, as plain data; a `ValueError` for any other file."
     path = Path(path)
     size = path.stat().st_size
-    with open(path, 'rb') as f:
-        head = f.read(2)
-    if head[:1] == b'\x08' or head != b'PK' and path.suffix == '.onnx':
+    if is_onnx(path):
         return {'file': path.name, 'bytes': size, 'format': 'onnx', **read_onnx(path)[1]}
-    if head != b'PK':
-        raise ValueError(f'{path.name} is neither an exported vislearn model nor an ONNX file')
+    with open(path, 'rb') as f:
+        if f.read(2) != b'PK':
+            raise ValueError(f'{path.name} is neither an exported vislearn model nor an ONNX file')
     state = _read(path)
-    config = state.get('config') or {}
+    config = state['config'] or {}
     weights = [o for o in state['weights'].values() if isinstance(o, _Noted)]
     return {
         'file': path.name,
@@ -72,7 +78,7 @@ def describe_model(
         'made_with': state['made_with'],
         'target': state['target'],
         'arch': config.get('arch') or state['model_class'],
-        'parameters': sum(o.size for o in weights),
+        'parameters': sum(o.n for o in weights),
         'steps': state['steps'],
         'precision': state['precision'],
         'batch_size': state['bs'],
@@ -91,4 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path.name} is not an exported vislearn model: {e}') from e
     if not isinstance(state, dict) or state.get('format') != 'vislearn':
         raise ValueError(f'{path.name} is not an exported vislearn model')
+    wrong = [k for k, t in _ENTRIES.items() if not isinstance(state.get(k), t)]
+    if wrong:
+        raise ValueError(f'{path.name} is damaged: its entries {wrong} are missing or of the wrong kind')
     return state
