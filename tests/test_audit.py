@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import nn
 
+from vislearn.clean import stats as looks
 from vislearn.clean.audit import AuditLimits, DataAudit, audit_kinds, outlier_scores
 from vislearn.clean.folds import cross_validate, find_label_errors, fit_linear
-from vislearn.clean.stats import alike_pairs, picture_stats
+from vislearn.clean.stats import alike_pairs, find_copies, picture_stats
 from vislearn.collect.draw import draw_picture
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
@@ -196,6 +197,12 @@ def test_copies_are_found_in_any_order_and_strangers_are_not():
     assert [(i, j) for i, j, _ in alike_pairs(stats)] == [(7, 30)]
     assert [(i, j) for i, j, _ in alike_pairs(stats[::-1])] == [(0, 23)]
     assert alike_pairs(stats[:1]) == []
+
+
+def test_a_copy_of_a_copy_has_the_likeness_of_the_one_it_is_nearest_to(monkeypatch):
+    stats = [picture_stats(draw_picture('fish', s, 64)) for s in range(4)]
+    monkeypatch.setattr(looks, 'alike_pairs', lambda *args: [(0, 1, 0.9), (1, 3, 0.95)])  # 0 and 3 are too far apart
+    assert list(find_copies(stats)) == [(0, 1, 0.99 * 0.9), (0, 3, 0.99 * 0.95)]
 
 
 def test_stats_of_every_kind_of_picture():

@@ -443,6 +443,21 @@ def test_csv_errors(data):
     assert c.apply().refused == [('dog/1.jpg', 'l.csv has no line for it')]
 
 
+def test_clear_takes_all_open_decisions_back_and_nothing_else(data):
+    fresh = Cleaner(data)
+    fresh.clear()
+    assert not fresh.trash.exists()  # there was nothing to take back
+    c = Cleaner(data)
+    c.delete('cat/1.jpg')
+    c.apply()
+    c.delete('cat/2.jpg')
+    c.change('dog/1.jpg', 'cat')
+    put(data, 'dog/1.jpg', 'another picture')  # its decision waits for the old one
+    c.clear()
+    assert not c.pending and not c.state.decisions and not Cleaner(data).state.decisions
+    assert c.undoable() == 0  # what was applied
+
+
 # ---- journal and lock
 def test_a_torn_line_is_passed_over(tmp_path):
     j = Journal(tmp_path / 'j')

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_data_urls_are_read():
     assert (decode(url) == RGB).all()
     assert (decode(url.rstrip('=')) == RGB).all()
     assert (decode('data:image/png;base64,' + base64.urlsafe_b64encode(PNG).decode()) == RGB).all()
-    assert read_header(url).width == 64
+    assert read_header(url).width == read_header(url.replace('data:', 'DATA:')).width == 64
     with pytest.raises(ImageError, match='SVG'):
         decode('data:image/svg+xml,%3Csvg%3E%3C/svg%3E')
     with pytest.raises(ImageError, match='empty'):
@@ -181,6 +182,25 @@ def test_a_cache_keeps_only_what_has_a_file():
     for _ in range(2):
         assert cache(url).shape == (3, 24, 32)
     assert (cache.used, cache.hits) == (0, 0)
+
+
+def test_threads_that_open_one_file_keep_it_once(tmp_path):
+    from vislearn.data.cache import PictureCache
+    from vislearn.threads import Threads
+
+    (tmp_path / 'a.png').write_bytes(PNG)
+    cache = PictureCache(24)
+    all_here = threading.Barrier(4)
+    cut = cache._cut
+
+    def cut_together(h, w):
+        all_here.wait(60)
+        return cut(h, w)
+
+    cache._cut = cut_together
+    with Threads(4) as pool:
+        x, *_ = pool.map(cache, [tmp_path / 'a.png'] * 4)
+    assert cache.misses == 4 and cache.used == x.numel()
 
 
 def test_a_picture_whose_file_was_closed_says_so(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from vislearn.data.split import (
     StratifiedSplitter,
     TrainTestSplitter,
 )
+from vislearn.io import replacing
 from vislearn.progress import progress_bar, progress_mode
+from vislearn.threads import Threads
 
 
 def touch(root, *names):
@@ -373,3 +376,30 @@ def test_seeds_of_other_kinds_split_the_same():
     wanted = TrainTestSplitter(0.3, random_state=42)(range(40))
     for seed in (np.int64(42), 42.0, '42', torch.tensor(42)):
         assert TrainTestSplitter(0.3, random_state=seed)(range(40)) == wanted
+
+
+def test_several_threads_may_replace_one_file(tmp_path):
+    file = tmp_path / 'a.txt'
+
+    def write(text):
+        with replacing(file) as tmp:
+            tmp.write_text(text)
+            assert tmp.read_text() == text  # nobody else writes to it
+        return file.read_text()
+
+    texts = [f'{i}' * 5000 for i in range(8)]
+    with Threads(4) as threads:
+        for _ in range(10):
+            assert set(threads.map(write, texts)) <= set(texts)
+    assert [f.name for f in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_what_a_killed_run_left_is_removed_from_beside_a_file_of_any_name(tmp_path):
+    old, new, other = (tmp_path / f'.{name}.tmp' for name in ('a[1].csv.7', 'a[1].csv.8', 'a1.csv.7'))
+    for f in (old, new, other):
+        f.touch()
+    for f in (old, other):
+        os.utime(f, (time.time() - 7200,) * 2)
+    with replacing(tmp_path / 'a[1].csv') as tmp:
+        tmp.write_text('x')
+    assert {f.name for f in tmp_path.iterdir()} == {'a[1].csv', new.name, other.name}

@@ -190,6 +190,16 @@ def test_loaders_from_before_the_learner_are_normalised_as_the_network_needs_it(
     torch.testing.assert_close(i.picture(3), raw.valid.dataset.items[4].float() / 255)
 
 
+def test_pictures_with_heat_are_opened_once(single, monkeypatch):
+    i = ClassificationInterpretation.from_learner(single)
+    opened = []
+    load = i.dl.load
+    monkeypatch.setattr(i.dl, 'load', lambda idxs, *args: opened.extend(idxs) or load(idxs, *args))
+    drawn(i.plot_cam, [3, 5])
+    drawn(i.show_results, [4, 6], cam=True)
+    assert opened == [3, 5, 4, 6]
+
+
 def test_several_labels(multi):
     i = ClassificationInterpretation.from_learner(multi)
     cm = i.confusion_matrix()
@@ -508,6 +518,25 @@ def test_temperature_is_found():
         math.isfinite(calibrate.fit_temperature(sure, torch.tensor([0, 0])))
         and calibrate.rescale(sure, 2.0).isfinite().all()
     )
+
+
+def test_the_temperature_is_the_one_with_the_lowest_loss():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(500, 4, generator=g)
+    targs = torch.multinomial(z.softmax(1), 1, generator=g)[:, 0]
+    probs = (3 * z).softmax(1)
+    t = calibrate.fit_temperature(probs, targs)
+    log_t = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    opt = torch.optim.LBFGS([log_t], max_iter=100, tolerance_grad=1e-12, line_search_fn='strong_wolfe')
+
+    def loss():
+        opt.zero_grad()
+        value = F.cross_entropy(probs.double().log() / log_t.exp(), targs)
+        value.backward()
+        return value
+
+    opt.step(loss)
+    assert math.isclose(t, log_t.exp().item(), rel_tol=1e-5)
 
 
 def test_a_label_that_never_occurs_keeps_its_threshold():

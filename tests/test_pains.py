@@ -208,6 +208,14 @@ def test_19_check_reports_instead_of_raising(folder):
         assert not report.ok and stage in [p.stage for p in report.problems if p.serious], (stage, report)
         with pytest.raises(Exception):
             list(db.dataloaders(source, bs=8, num_workers=0).train)
+    for several in (MultiCategoryBlock(), MultiCategoryBlock(encoded=True, vocab=['a', 'b'])):
+        db = block(
+            blocks=(ImageBlock, several),
+            get_y=lambda f: [0, 1] if several.encoded else [f.parent.name],
+            splitter=lambda items: (range(len(items)), []),
+        )
+        for report in (db.check(folder), db.dataloaders(folder, bs=8, num_workers=0).check()):
+            assert 'there is nothing to validate on' in str(report) and 'index' not in str(report)
     with pytest.warns(UserWarning, match='nothing to tell apart'):
         report = block(get_y=lambda f: 'x').check(folder)
     assert "only one label, 'x'" in str(report) and not report.ok

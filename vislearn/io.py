@@ -6,9 +6,11 @@
 __all__ = ['vislearn_home', 'replacing', 'atomic_save', 'plain_data', 'writable', 'file_sha256', 'content_sha256']
 
 # %% ../nbs/01_io.ipynb #8e39db8d
+import glob
 import hashlib
 import os
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -38,6 +40,16 @@ def _to_disk(path: Path, flags: int) -> None:
         os.close(fd)
 
 
+def _remove_left_over(path: Path) -> None:
+    "Remove the temporary files that runs which were killed have left beside `path`."
+    for old in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
+        try:
+            if time.time() - old.stat().st_mtime > 3600:
+                old.unlink()
+        except OSError:
+            pass  # another process was faster
+
+
 @contextmanager
 def replacing(
     path: str | Path,  # the file; its folder is created
@@ -45,10 +57,8 @@ def replacing(
     "A temporary path to write to, which becomes `path` when the block ends; after an error `path` is as it was."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f'.{path.name}.*.tmp'):
-        if time.time() - old.stat().st_mtime > 3600:
-            old.unlink(missing_ok=True)  # left by a killed run
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    _remove_left_over(path)
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
     try:
         yield tmp
         _to_disk(tmp, os.O_RDWR)

@@ -319,6 +319,11 @@ class Plan:
     __repr__ = __str__
 
 # %% ../../nbs/clean/05_cleaner.ipynb #c6d18343
+def _decided(path: str, sha256: str | None, do: str, label: Any = None) -> dict[str, Any]:
+    "The journal's record of a decision."
+    return dict(t='decide', path=path, sha256=sha256, do=do, label=label)
+
+
 class Followed(NamedTuple):
     "Where a picture is now."
 
@@ -372,8 +377,10 @@ class Cleaner:
 
     def clear(self) -> None:
         "Take all open decisions back; what has been applied stays."
-        for path in list(self.refresh().decisions):
-            self._decide(path, 'keep')
+        if not self.refresh().decisions:
+            return
+        with self._writing():
+            self.journal.append(*(_decided(path, self.sha(path), 'keep') for path in self.state.decisions))
 
     def decision(self, path: str | Path) -> Decision | None:
         "The open decision about the file that is at `path` now, if there is one."
@@ -412,9 +419,9 @@ class Cleaner:
             return self.plan()
         with self._writing():
             plan = self.plan()
-            for path, _ in plan.refused:
-                if not os.path.lexists(self.root / path):
-                    self.journal.append(dict(t='decide', path=path, sha256=None, do='keep'))
+            lost = [path for path, _ in plan.refused if not os.path.lexists(self.root / path)]
+            if lost:
+                self.journal.append(*(_decided(path, None, 'keep') for path in lost))
             if not plan.ops:
                 return plan
             for op in plan.ops:
@@ -514,9 +521,9 @@ class Cleaner:
             raise FileNotFoundError(f'there is no file {self.root / rel} to {do}')
         if (self.root / rel).is_relative_to(self.trash):
             raise ValueError(f'{rel} is in the trash; use undo() to get it back')
-        choice = plain_choice(label)
+        record = _decided(rel, sha, do, plain_choice(label))
         with self._writing():
-            self.journal.append(dict(t='decide', path=rel, sha256=sha, do=do, label=choice))
+            self.journal.append(record)
 
     def _go(self, batch: int | None, way: str, reopen: bool = False) -> Plan:
         if batch is None:

@@ -39,17 +39,17 @@ def plain_choice(
 
 # %% ../../nbs/clean/03_journal.ipynb #6e493c20
 class Journal:
-    "An append-only file of JSON lines, flushed to disk one by one; `news` reads what was added since the last look."
+    "An append-only file of JSON lines, each flushed to disk; `news` reads what was added since the last look."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.pos = 0  # bytes read so far
 
-    def append(self, record: dict[str, Any]) -> None:
-        "Add a record and wait until it is on the disk."
+    def append(self, *records: dict[str, Any]) -> None:
+        "Add records and wait until they are on the disk."
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'ab') as f:
-            f.write(json.dumps(record).encode() + b'\n')
+            f.write(b''.join(json.dumps(record).encode() + b'\n' for record in records))
             f.flush()
             os.fsync(f.fileno())
 

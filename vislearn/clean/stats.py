@@ -162,7 +162,10 @@ def find_copies(
     likeness = {(i, j): 0.99 * like for i, j, like in alike_pairs(stats, max_bits, min_corr)}
     for first, *others in same_values(s.digest for s in stats):
         likeness |= {(first, i): 1.0 for i in others}
+    nearest = [0.0] * len(stats)  # likeness to the copy that is most like it
+    for (i, j), like in likeness.items():
+        nearest[i] = max(nearest[i], like)
+        nearest[j] = max(nearest[j], like)
     for first, *others in _groups(len(stats), likeness):
         for i in others:
-            direct = likeness.get((first, i))
-            yield first, i, direct or max(like for pair, like in likeness.items() if i in pair)
+            yield first, i, likeness.get((first, i)) or nearest[i]

@@ -69,7 +69,7 @@ def predicted_pictures(
 def _predicted_picture(path: Path, target: Any, probs: Tensor, targ: Tensor, loss: Tensor) -> Picture:
     probs = probs.float()
     answers = as_labels(target.decode(target.decide(probs[None])[0]))
-    pred = [(label, probs[target.vocab.index(label)].item()) for label in answers]
+    pred = [(label, probs[target.vocab.index_of(label)].item()) for label in answers]
     pred.sort(key=lambda o: -o[1])
     sure = min((prob for _, prob in pred), default=1 - probs.max().item())
     return Picture(path, target.decode(targ), pred, loss=loss.item(), conf=sure)

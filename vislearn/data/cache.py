@@ -80,13 +80,13 @@ class PictureCache:
 
     def _keep(self, key: tuple, x: torch.Tensor) -> None:
         with self._lock:
-            if self.used + x.numel() > self.budget:
+            if key in self._kept or self.used + x.numel() > self.budget:
                 return
             self.used += x.numel()
-        if self.where == 'ram':
-            self._kept[key] = x
-        else:
-            self._write(key, x)
+            if self.where == 'ram':
+                self._kept[key] = x
+                return
+        self._write(key, x)
 
     def _file(self, key: tuple) -> Path:
         name = hashlib.sha256(repr(key).encode('utf-8', 'surrogatepass')).hexdigest()[:32]

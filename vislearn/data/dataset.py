@@ -326,7 +326,7 @@ class Dataset:
         found: dict[int, tuple[str, str]],  # position -> reason and kind
     ) -> None:
         "Remember and report bad pictures; an `ImageError` when there are too many for bad luck."
-        for i in found.keys() - self.bad.keys():
+        for i in sorted(found.keys() - self.bad.keys()):
             warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
         self.bad |= found
         lost = self._lost_too_much()
@@ -342,12 +342,13 @@ class Dataset:
         n = len(self.bad)
         if n > max(1, self.max_bad * len(self)):
             return f'{n} of {len(self)} {self.name} pictures'
-        classes = None if self.y is None or self.target is None else self.target.groups(self.y)
-        if classes is None:
+        if self.y is None or self.target is None:
+            return ''
+        classes, sizes = self.target.groups(self.y[list(self.bad)]), self.target.counts(self.y)
+        if classes is None or sizes is None:
             return ''
         vocab: Any = self.vocab
-        sizes = Counter(classes)
-        for c, k in Counter(classes[i] for i in self.bad).items():
+        for c, k in Counter(classes).items():
             if k == sizes[c]:
                 return f'all {k} {self.name} pictures of {vocab[c]!r}'
         return ''

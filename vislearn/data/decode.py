@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -102,10 +102,11 @@ def read_bytes(
         return _read_open_file(src)
     if not is_encoded(src):
         raise no_picture(src, 'a path, bytes or an open file')
-    path = os.fspath(src)
-    if isinstance(path, str) and path[:5].lower() == 'data:':
-        return _read_data_url(path)
-    return _read_path(path)
+    return _read_data_url(src) if _is_data_url(src) else _read_path(os.fspath(src))
+
+
+def _is_data_url(src: Any) -> TypeGuard[str]:
+    return isinstance(src, str) and src[:5].lower() == 'data:'
 
 
 def _read_path(path: str | bytes) -> tuple[bytes, str]:
@@ -555,10 +556,10 @@ class Header:
 
 
 def read_header(
-    src: Any,  # path, bytes or open file
+    src: Any,  # path, data: URL, bytes or open file
 ) -> Header:
     "Format and size of a picture, without decoding it; raises `ImageError` where there is none."
-    if isinstance(src, (str, os.PathLike)) and not str(src).startswith('data:'):
+    if isinstance(src, (str, os.PathLike)) and not _is_data_url(src):
         path = os.fspath(src)
         with _open_path(path) as f:
             return _header(f, _brief(repr(path)))

@@ -279,7 +279,7 @@ class PILImage(Image.Image):
 
     def dihedral(
         self,
-        k: int,  # 0-7: as it is, or one of Pillow's `Image.Transpose` minus one
+        k: int,  # 0-7: 0 is as it is, 1-7 are Pillow's `Image.Transpose` 0-6
     ) -> 'PILImage':
         "Flipped or turned: one of the eight symmetries of the square."
         return self if k == 0 else type(self)(self.transpose(Image.Transpose(k - 1)))

@@ -20,7 +20,7 @@ from ..core import Transform, as_float, in_validation, listify
 def to_float(
     x: Tensor,  # (bs,c,h,w) uint8 0..255, or float 0..1
 ) -> Tensor:  # (bs,c,h,w) float32 0..1
-    "Pixels as floats; floats are returned as they are."
+    "Pixels as floats; float32 is returned as it is, not copied."
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 # %% ../../nbs/data/07_normalize.ipynb #99824b63

@@ -131,7 +131,7 @@ class GrandparentSplitter:
             why = self._not_found(found, 'valid_name')
             warnings.warn(f'nothing is left to validate on: {why}', stacklevel=2)
         if len(train) + len(valid) < len(items):
-            self._warn_of_deeper([items[i] for i in set(range(len(items))).difference(train, valid)], items)
+            self._warn_of_deeper([items[i] for i in sorted(set(range(len(items))).difference(train, valid))], items)
         return train, valid
 
     def _positions(self, found: list[str], names: str | tuple[str, ...]) -> list[int]:

@@ -10,6 +10,7 @@ __all__ = ['call_named', 'source_items', 'rows_of', 'LazyItems', 'taken', 'label
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -256,7 +257,7 @@ class _Checking:
                 except (KeyError, ValueError, TypeError) as e:
                     drop = self.db.blocks[1].unknown == 'drop' and not target.knows(label)
                     (dropped if drop else failed).append((item, f'{_say(e)} (in {name})'))
-            y = torch.stack(ys) if ys else torch.empty(0, dtype=torch.long, device='cpu')
+            y = torch.stack(ys) if ys else target.encode_all([])
             tfms = valid_tfms if i else train_tfms
             sets.append(Dataset(items, y, target, tfms, self.db.get_x, name=name))
         n = sum(map(len, parts))
@@ -268,7 +269,7 @@ class _Checking:
 
     def trace(self, ds: Dataset, bs: int) -> list[tuple[str, Any]]:
         "One picture after each step; what goes wrong on the way, or in a batch, is added to the report."
-        make = lambda: Loader(ds, bs, batch_tfms=self.db.batch_tfms, num_workers=0, device='cpu', seed=0)  # noqa: E731
+        make = partial(Loader, ds, bs, batch_tfms=self.db.batch_tfms, num_workers=0, device='cpu', seed=0)
         dl = _guarded(self.report, 'batch_tfms', make)
         if dl is None:
             return []

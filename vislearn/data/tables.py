@@ -277,12 +277,13 @@ def read_list(
     if encoding is None and not all(is_text(line.rpartition(sep)[2]) for _, line in lines):
         lines = _text_lines(decode_western(raw))
     files, labels = [], []
+    known = set((names or {}).values())
     for n, line in lines:
         name, found, label = line.rpartition(sep)
         try:
             if not found:
                 raise ValueError(f'there is no {sep!r} between file and label; give sep=')
-            labels.append(_listed_label(label, label_delim, names))
+            labels.append(_listed_label(label, label_delim, names, known))
         except ValueError as e:
             raise ValueError(f'{fname}, line {n}, {line!r}: {e}') from None
         files.append(Path(path) / name.rstrip(sep))
@@ -291,10 +292,11 @@ def read_list(
     return list(zip(files, labels))
 
 
-def _listed_label(text: str, delim: str | None, names: dict[int, str] | None) -> Any:
+def _listed_label(text: str, delim: str | None, names: dict[int, str] | None, known: set[str]) -> Any:
+    "A label of a list: numbers, a name, or the name of a number; `known` are the names."
     if delim is not None:
         return [float(o) for o in text.split(delim)]
-    if names is None or text in names.values():
+    if names is None or text in known:
         return text
     if not text.isdigit() or int(text) not in names:
         raise ValueError(f'the label {text!r} is not among the names {some_of(names.items())}')

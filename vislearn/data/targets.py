@@ -79,7 +79,7 @@ class Target:
         labels: Sequence[Any],
     ) -> Tensor:  # (n,...)
         "Many labels as one tensor."
-        return torch.stack([self.encode(o) for o in labels]) if len(labels) else torch.empty(0, dtype=torch.long)
+        return torch.stack([self.encode(o) for o in labels]) if len(labels) else torch.empty(0, device='cpu')
 
     def decode(
         self,
@@ -699,9 +699,11 @@ class MultiCategory(_Labels):
         return y
 
     def encode_all(self, labels):  # (n,c) float
-        if self.encoded:
-            return super().encode_all(labels)
         y = torch.zeros(len(labels), self.c, dtype=torch.float32, device='cpu')
+        if self.encoded:
+            for row, label in zip(y, labels):
+                row.copy_(self._zeros_and_ones(label))
+            return y
         found = [(i, self._index(o)) for i, label in enumerate(labels) for o in _label_list(label)]
         if found:
             rows, columns = zip(*found)

@@ -7,6 +7,7 @@ __all__ = ['rescale', 'fit_temperature', 'last_linear', 'divide_logits']
 
 # %% ../../nbs/interpret/01_calibrate.ipynb #3c1e9fff
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +34,27 @@ def fit_temperature(
     target = target_of(targs, probs.shape[1])
     z = target.to_logits(probs)
 
-    def loss(t: float) -> float:
-        return float(target.log_loss(z / math.exp(t), targs))
+    def loss(log_t: float) -> float:
+        return float(target.log_loss(z / math.exp(log_t), targs))
 
-    low, high = -3.0, 3.0  # of the logarithm
+    return math.exp(_lowest(loss, -3.0, 3.0))
+
+
+def _lowest(f: Callable[[float], float], low: float, high: float, steps: int = 40) -> float:
+    "Where `f`, which falls and then rises, is lowest: each step of the golden section asks for one new value."
     golden = (math.sqrt(5) - 1) / 2
-    for _ in range(40):
-        left = high - golden * (high - low)
-        right = low + golden * (high - low)
-        if loss(left) < loss(right):
-            high = right
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    at_left, at_right = f(left), f(right)
+    for _ in range(steps):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - golden * (high - low)
+            at_left = f(left)
         else:
-            low = left
-    return math.exp((low + high) / 2)
+            low, left, at_left = left, right, at_right
+            right = low + golden * (high - low)
+            at_right = f(right)
+    return (low + high) / 2
 
 # %% ../../nbs/interpret/01_calibrate.ipynb #217cc2fc
 def last_linear(model: nn.Module) -> nn.Linear:

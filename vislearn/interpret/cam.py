@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..data.show import show_image
 from ..models.body import main_output
-from ..models.layers import is_norm
+from ..models.layers import evaluating, is_norm
 from ..models.memory import needs_contiguous
 
 # %% ../../nbs/interpret/02_cam.ipynb #8d17ccf0
@@ -177,19 +177,6 @@ def _given_place(model: nn.Module, x: Tensor, layer: nn.Module) -> _Place:
     return _Place(layer, len(seen), layout)
 
 # %% ../../nbs/interpret/02_cam.ipynb #62b12b87
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    "In evaluation mode and with gradients; afterwards every module is in the mode it was in."
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
 def _features_and_pred(model: nn.Module, xb: Tensor, place: _Place) -> tuple[Tensor, Tensor]:
     "What the place gives, as the start of a graph, and the prediction at its end."
     outputs: list[Tensor] = []
@@ -244,7 +231,7 @@ def grad_cam(
     >>> heat.shape
     torch.Size([5, 32, 32])
     """
-    with _evaluating(model):
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         xb = xb.detach().clone()
         if needs_contiguous(model):
             xb = xb.contiguous()

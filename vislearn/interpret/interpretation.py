@@ -125,7 +125,10 @@ class Interpretation:
         losses, idxs = known.sort(descending=largest, stable=True)
         losses = losses[:k]
         idxs = idxs[:k]
-        return (losses, idxs, [self.items[i] for i in idxs]) if items else (losses, idxs)
+        if not items:
+            return losses, idxs
+        known_items = self.items
+        return losses, idxs, [known_items[i] for i in idxs]
 
     def texts(
         self,
@@ -169,9 +172,8 @@ class Interpretation:
         "A picture as the network sees it, normalisation undone."
         return self._pictures(i)[0]
 
-    def _pictures(self, which: Any) -> Tensor:
-        xb = self._batch(which)
-        return self.dl.decode(xb)
+    def _pictures(self, which: Any) -> Tensor:  # (bs,3,h,w) 0-1
+        return self.dl.decode(self._batch(which))
 
     def _draw(self, idxs: Any, axs: list, cam: bool) -> None:
         "Items by position, with what was predicted."
@@ -180,9 +182,10 @@ class Interpretation:
         decided = self.decided
         for i, ax in zip(map(int, idxs), axs):
             width = max(10, int(inches(ax)[0] * 72 / (9 * 0.58)))  # characters
-            im = self.picture(i)
+            xb = self._batch(i)
+            im = self.dl.decode(xb)[0]
             if cam:
-                show_heat(im, self.cam(i)[0][0], ax=ax)
+                show_heat(im, self._heat(xb)[0][0], ax=ax)
             else:
                 show_image(im, ax)
             targ = None if self.targs is None else self.targs[i]
@@ -205,9 +208,8 @@ class Interpretation:
     ) -> None:
         "Draw the pictures with the largest losses; the probability is that of the predicted label."
         idxs = self.top_losses(largest=largest)[1]
-        which: Any = k  # numbers of other kinds too
-        are_several = isinstance(which, Iterable) and not isinstance(which, str) and getattr(which, 'ndim', 1) > 0
-        idxs = [idxs[j] for j in which if j < len(idxs)] if are_several else idxs[: as_int(which, 'k', least=0)]
+        which: Any = k if np.ndim(k) else range(as_int(k, 'k', least=0))
+        idxs = [idxs[j] for j in which if j < len(idxs)]
         self.show_results(idxs, nrows=nrows, ncols=ncols, figsize=figsize, cam=cam, axs=axs)
 
     def show_results(
@@ -229,7 +231,9 @@ class Interpretation:
         layer: nn.Module | None = None,  # whose output to look at; the last feature map if not given
     ) -> tuple[Tensor, Tensor]:  # heat (n,h,w) 0-1, class numbers (n,)
         "Where the network looked (Grad-CAM)."
-        xb = self._batch(which)
+        return self._heat(self._batch(which), label, layer)
+
+    def _heat(self, xb: Tensor, label: Any = None, layer: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         labels = None if label is None else [self.vocab.index_of(label)] * len(xb)
         return grad_cam(self.learn.model.to(xb.device), xb, labels, layer)
 
@@ -246,9 +250,10 @@ class Interpretation:
         "Draw pictures with the regions that contributed to the label in bright colours."
         if which is None:
             which = self.top_losses(4)[1]
-        heat, labels = self.cam(which, label, layer)
+        xb = self._batch(which)
+        heat, labels = self._heat(xb, label, layer)
         axs = picture_axes(len(heat), nrows, ncols, figsize, axs)
-        for ax, im, h, y in zip(axs, self._pictures(which), heat, labels.tolist()):
+        for ax, im, h, y in zip(axs, self.dl.decode(xb), heat, labels.tolist()):
             title = None if self.vocab is None else shorten(self.vocab[y])
             show_heat(im, h, title, ax=ax)
 
@@ -291,10 +296,11 @@ class Interpretation:
             vec = embed(self.learn.model, [(self._batch([picture]),)])[0]
         sim = F.cosine_similarity(self.embeddings, vec[None])
         order = sim.argsort(descending=True, stable=True).tolist()
+        items = self.items
         rows = []
         for i in [o for o in order if o != own][:k]:
             label = None if self.targs is None else self.target.show(self.targs[i])
-            rows.append(dict(item=self.items[i], label=label, similarity=float(sim[i]), position=i))
+            rows.append(dict(item=items[i], label=label, similarity=float(sim[i]), position=i))
         return Table(rows, ['item', 'label', 'similarity', 'position'])
 
     def plot_similar(
