@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,43 +140,40 @@ def in_child(f) -> int:
 needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system copies no processes')
 
 
-@pytest.fixture
-def trains_in_a_fork():
-    "torch refuses gradients in a copy of a process in which a test before this one has started autograd's threads."
+def in_a_new_process(f, *args) -> None:
+    """Calls `f(*args)` in a Python process that has done nothing else, and raises what it raises: torch lets no copy of
+    a process train in which autograd's threads have started, as other tests start them here.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        pool.submit(f, *args).result(timeout=100)
 
-    def backward() -> None:
-        torch.ones(2, requires_grad=True).sum().backward()
 
-    if in_child(backward):
-        pytest.skip("torch's threads for gradients run in this process: torch lets no copy of it train")
+def learner_before_and_after_forks(pictures, path, kind):
+    torch.set_num_threads(2)  # torch's own threads are not copied either
+    learn = Learner(make_dls(pictures, path, 2, kind), tiny_net(), default_cbs=False, seed=0)
+    learn.fit(1)
+    want, item = learn.get_preds()[0], learn.dls.valid.items[0]
+    learn.predict(item)
+
+    def all_of_it():
+        assert torch.allclose(learn.get_preds()[0], want, atol=1e-5)
+        learn.validate()
+        learn.predict(item)
+        learn.fit(1)
+
+    assert in_child(all_of_it) == 0
+    for daemon in (True, False):  # a process that is no daemon may have processes of its own, and waits for them
+        child = multiprocessing.get_context('fork').Process(target=all_of_it, daemon=daemon)
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+    assert torch.equal(learn.get_preds()[0], want)  # the parent goes on
 
 
 @needs_fork
 @pytest.mark.parametrize('kind', ['thread', 'process'])
-def test_a_learner_works_in_a_forked_process(pictures, tmp_path, kind, trains_in_a_fork):
-    learn = Learner(make_dls(pictures, tmp_path, 2, kind), tiny_net(), default_cbs=False, seed=0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # torch's own threads are not copied either
-    try:
-        learn.fit(1)
-        want, item = learn.get_preds()[0], learn.dls.valid.items[0]
-        learn.predict(item)
-
-        def all_of_it():
-            assert torch.allclose(learn.get_preds()[0], want, atol=1e-5)
-            learn.validate()
-            learn.predict(item)
-            learn.fit(1)
-
-        assert in_child(all_of_it) == 0
-        for daemon in (True, False):  # a process that is no daemon may have processes of its own, and waits for them
-            child = multiprocessing.get_context('fork').Process(target=all_of_it, daemon=daemon)
-            child.start()
-            child.join(60)
-            assert child.exitcode == 0
-        assert torch.equal(learn.get_preds()[0], want)  # the parent goes on
-    finally:
-        torch.set_num_threads(threads)
+def test_a_learner_works_in_a_forked_process(pictures, tmp_path, kind):
+    in_a_new_process(learner_before_and_after_forks, pictures, tmp_path, kind)
 
 
 @needs_fork
@@ -194,10 +192,8 @@ def test_a_pass_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_pat
     assert the_rest() and len(want) == 5
 
 
-@needs_fork
-def test_a_fit_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path, trains_in_a_fork):
-    "A callback forks: both runs end with the same weights, and the copy can be used like the original."
-    learn = Learner(make_dls(pictures, tmp_path, 2), tiny_net(), default_cbs=False, seed=0)
+def fit_with_a_fork_in_the_middle(pictures, path):
+    learn = Learner(make_dls(pictures, path, 2), tiny_net(), default_cbs=False, seed=0)
     original = os.getpid()
     pids = []
 
@@ -210,7 +206,7 @@ def test_a_fit_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path
     try:
         learn.fit(3, cbs=on('after_step', fork))
         if os.getpid() != original:
-            thread = threading.Thread(target=lambda: torch.save(learn.get_preds()[0], tmp_path / 'preds'))
+            thread = threading.Thread(target=lambda: torch.save(learn.get_preds()[0], path / 'preds'))
             thread.start()
             thread.join()
             learn.fit(1)
@@ -219,26 +215,32 @@ def test_a_fit_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path
         if os.getpid() != original:
             os._exit(1)
     assert os.waitpid(pids[0], 0)[1] == 0
-    torch.testing.assert_close(torch.load(tmp_path / 'preds'), learn.get_preds()[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.load(path / 'preds'), learn.get_preds()[0], atol=1e-4, rtol=0)
 
 
 @needs_fork
-def test_things_that_are_new_in_a_forked_process(pictures, tmp_path, trains_in_a_fork):
-    "The copy has none of torch's threads, whatever the original computed with them."
-    threads = torch.get_num_threads()
+def test_a_fit_that_was_under_way_goes_on_in_a_forked_process(pictures, tmp_path):
+    "A callback forks: both runs end with the same weights, and the copy can be used like the original."
+    in_a_new_process(fit_with_a_fork_in_the_middle, pictures, tmp_path)
+
+
+def new_things_after_a_fork(pictures, path):
     torch.set_num_threads(2)
-    try:
+    torch.rand(1000, 1000).exp()
+    old = Learner(make_dls(pictures, path), tiny_net(), default_cbs=False)
+
+    def all_of_it():
         torch.rand(1000, 1000).exp()
-        old = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False)
+        Learner(make_dls(pictures, path, bs=16), tiny_net(), default_cbs=False).fit(1)
+        grad_cam(old.model, torch.rand(2, 3, 200, 200))
 
-        def all_of_it():
-            torch.rand(1000, 1000).exp()
-            Learner(make_dls(pictures, tmp_path, bs=16), tiny_net(), default_cbs=False).fit(1)
-            grad_cam(old.model, torch.rand(2, 3, 200, 200))
+    assert in_child(all_of_it) == 0 and torch.get_num_threads() == 2
 
-        assert in_child(all_of_it) == 0 and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+
+@needs_fork
+def test_things_that_are_new_in_a_forked_process(pictures, tmp_path):
+    "The copy has none of torch's threads, whatever the original computed with them."
+    in_a_new_process(new_things_after_a_fork, pictures, tmp_path)
 
 
 AFTER_MAIN = """
