@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
-           'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'compute_alone', 'Transform',
-           'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform',
-           'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of', 'set_up_steps',
-           'undo_steps']
+           'WithArguments', 'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'compute_alone',
+           'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform',
+           'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of',
+           'set_up_steps', 'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -182,6 +182,20 @@ def as_seconds(
     if number is None or not 0 <= number < math.inf:
         raise ValueError(f'{name} is a number of seconds, or written like 90s, 10m or 1.5h; got {value!r}')
     return float(number) * _SECONDS.get(unit, 1)
+
+# %% ../nbs/00_core.ipynb #6d1f0a32
+class WithArguments:
+    "An object that is its arguments: it shows them, and is equal to another of its class with the same."
+
+    def __repr__(self):
+        given = ', '.join(f'{k}={v!r}' for k, v in vars(self).items())
+        return f'{type(self).__name__}({given})'
+
+    def __eq__(self, other):
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash(repr(self))
 
 # %% ../nbs/00_core.ipynb #d87991ad
 def _mix(*parts: int) -> int:

@@ -11,10 +11,9 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ import torch
 from .core import Transform
 
 # %% ../nbs/06_described.ipynb #5263845c
-@dataclass(frozen=True)
-class MadeBy:
+class MadeBy(NamedTuple):
     "A call, and the arguments it was given."
 
     name: str  # of the function

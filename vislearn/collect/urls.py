@@ -8,13 +8,11 @@ __all__ = ['Limits', 'FetchError', 'clean_url', 'is_public', 'url_name']
 # %% ../../nbs/collect/02_urls.ipynb #269e0d37
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 # %% ../../nbs/collect/02_urls.ipynb #9da0d3bb
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     "What fetching one URL may cost."
 
     total: float | None = 60  # seconds for all tries, pauses included; None: no limit

@@ -9,11 +9,11 @@ __all__ = ['LazyPicture', 'is_pair', 'PictureOf', 'LabelOf', 'ColumnItems', 'Dat
 # %% ../../nbs/data/24_adapters.ipynb #1174d8dc
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..core import WithArguments
 from .dataset import Labelled
 from .labels import ColReader
 from .stages import LazyItems
@@ -50,11 +50,14 @@ def is_pair(
     return isinstance(o, Labelled) or (type(o) in (tuple, list) and len(o) == 2)
 
 
-@dataclass(frozen=True)
-class PictureOf:
+class PictureOf(WithArguments):
     "The picture of an item; of a row of a table, the file that it names."
 
-    reader: ColReader | None = None  # of the column of file names, where the data came from a table
+    def __init__(
+        self,
+        reader: ColReader | None = None,  # of the column of file names, where the data came from a table
+    ):
+        self.reader = reader
 
     def __call__(self, o: Any) -> Any:
         if is_pair(o):
@@ -67,11 +70,14 @@ class PictureOf:
         )
 
 
-@dataclass(frozen=True)
-class LabelOf:
+class LabelOf(WithArguments):
     "The label of an item; of a row of a table, what its columns say."
 
-    reader: ColReader | None = None  # of the columns of labels
+    def __init__(
+        self,
+        reader: ColReader | None = None,  # of the columns of labels
+    ):
+        self.reader = reader
 
     def __call__(self, o: Any) -> Any:
         if is_pair(o) or self.reader is None:

@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ class Part:
         return len(self.sources) if self.y is None else len(self.y)
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     "Something about the data that should be looked at."
 
     stage: str  # 'items', 'split', 'labels', 'files', 'item_tfms' or 'batch_tfms'
@@ -200,8 +199,7 @@ def label_problems(
     ]
 
 
-@dataclass
-class _Counts:
+class _Counts(NamedTuple):
     "How often each label occurs."
 
     names: list[Any]
@@ -333,8 +331,7 @@ def copy_problems(
     ]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     "One picture of a set."
 
     part: Part

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -179,8 +178,7 @@ class TensorImage(torch.Tensor):
         show_image(self.as_subclass(torch.Tensor), ctx, figsize, title, cmap=cmap)
 
 
-@dataclass(frozen=True)
-class BadFile:
+class BadFile(NamedTuple):
     "An item whose picture could not be used, and why."
 
     item: Any

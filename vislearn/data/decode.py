@@ -19,8 +19,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -546,8 +545,7 @@ def decode(
         return _decode_pil(_not_too_large(src), mode, name)
 
 # %% ../../nbs/data/00_decode.ipynb #314204a3
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     "What the first bytes of a picture say about it."
 
     format: str  # as Pillow calls it

@@ -9,8 +9,7 @@ __all__ = ['resample', 'ResizeBatch', 'draw_uniform', 'matrices', 'Geometry', 'F
 # %% ../../nbs/data/08_geometry.ipynb #99c85c66
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,16 +40,14 @@ def _source_points(m: Tensor, hw: tuple[int, int], align_corners: bool, flat: bo
     return p if flat else p[:, :2].mul_(p[:, 2:].reciprocal())
 
 
-@dataclass(frozen=True)
-class _Treatment:
+class _Treatment(NamedTuple):
     "How pixels are fetched for one picture."
 
     symmetry: Symmetry | None  # moves whole pixels, where the matrix is one
     shrink: int  # else: average this many pixels of the old picture first
 
 
-@dataclass(frozen=True)
-class _Sampler:
+class _Sampler(NamedTuple):
     "Fetches pixels for pictures that need the same treatment."
 
     hw: tuple[int, int]  # of the result

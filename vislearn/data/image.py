@@ -9,8 +9,7 @@ __all__ = ['Cut', 'apply_cut', 'open_image', 'to_tensor', 'to_pil', 'PILImage', 
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from .decode import EncodedImage, ImageError, decode, is_encoded, is_transparent
 from .show import show_image
 
 # %% ../../nbs/data/02_image.ipynb #dd7be518
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     "A box of the original picture, the size it is resized to, and what is padded around it."
 
     box: tuple[int, int, int, int]  # left, top, width, height in pixels of the upright original

@@ -15,7 +15,6 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from fastcore.foundation import L
 
-from ..core import suggest
+from ..core import WithArguments, suggest
 from .files import some_of
 
 # %% ../../nbs/data/05_labels.ipynb #03b0d452
@@ -46,15 +45,19 @@ def _folders_between(path: str, folder: str) -> tuple[str, ...] | None:
 _USUAL_SPLITS = {'train', 'training', 'valid', 'val', 'validation', 'dev', 'eval', 'test', 'testing'}
 
 
-@dataclass(frozen=True)
-class FolderLabeller:
+class FolderLabeller(WithArguments):
     """The first folder below `path` that a file is in, however deep it lies; below one of `splits`, the next one.
 
     Of a file that is not below `path`, the folder that it is in.
     """
 
-    path: str | Path  # the folder of the data set
-    splits: tuple[str, ...] = ()  # names of folders that are not labels, such as 'train' and 'valid'
+    def __init__(
+        self,
+        path: str | Path,  # the folder of the data set
+        splits: tuple[str, ...] = (),  # names of folders that are not labels, such as 'train' and 'valid'
+    ):
+        self.path = path
+        self.splits = splits
 
     def __call__(self, o: str | Path) -> str:
         if not self.holds(o):
@@ -99,14 +102,16 @@ class FolderLabeller:
         return labeller
 
 # %% ../../nbs/data/05_labels.ipynb #b18c3b24
-@dataclass(frozen=True)
-class RegexLabeller:
+class RegexLabeller(WithArguments):
     "The first group of a pattern that is found in an item; raises `ValueError` where it is not."
 
-    pat: str  # regular expression with a group, e.g. r'(.+)_\d+.jpg$'
-    match: bool = False  # the pattern must begin where the item begins
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        pat: str,  # regular expression with a group, e.g. r'(.+)_\d+.jpg$'
+        match: bool = False,  # the pattern must begin where the item begins
+    ):
+        self.pat = pat
+        self.match = match
         if not re.compile(self.pat).groups:
             raise ValueError(f'the pattern {self.pat!r} has no group: put the part that is the label in parentheses')
 
@@ -117,22 +122,29 @@ class RegexLabeller:
         return found[1]
 
 # %% ../../nbs/data/05_labels.ipynb #336a0f9c
-@dataclass(frozen=True)
-class using_attr:
+class using_attr(WithArguments):
     "`f` of an attribute of the item: `using_attr(f, 'name')` hands `f` a path's name only."
 
-    f: Callable[[Any], Any]
-    attr: str
+    def __init__(
+        self,
+        f: Callable[[Any], Any],
+        attr: str,
+    ):
+        self.f = f
+        self.attr = attr
 
     def __call__(self, o: Any) -> Any:
         return self.f(getattr(o, self.attr))
 
 # %% ../../nbs/data/05_labels.ipynb #ee5466e9
-@dataclass(frozen=True)
-class InTurn:
+class InTurn(WithArguments):
     "Functions applied one after the other; types such as `int` and `Path` too."
 
-    steps: tuple[Callable[[Any], Any], ...]
+    def __init__(
+        self,
+        steps: tuple[Callable[[Any], Any], ...],
+    ):
+        self.steps = steps
 
     def __call__(self, o: Any) -> Any:
         for step in self.steps:
@@ -140,22 +152,29 @@ class InTurn:
         return o
 
 
-@dataclass(frozen=True)
-class ItemGetter:
+class ItemGetter(WithArguments):
     "Element `i` of an item: `ItemGetter(0)` of a pair is its first half."
 
-    i: int | str
+    def __init__(
+        self,
+        i: int | str,
+    ):
+        self.i = i
 
     def __call__(self, o: Any) -> Any:
         return o[self.i]
 
 # %% ../../nbs/data/05_labels.ipynb #91583bd7
-@dataclass(frozen=True)
-class AttrGetter:
+class AttrGetter(WithArguments):
     "Attribute `nm` of an item, or `default` where it has none."
 
-    nm: str
-    default: Any = None
+    def __init__(
+        self,
+        nm: str,
+        default: Any = None,
+    ):
+        self.nm = nm
+        self.default = default
 
     def __call__(self, o: Any) -> Any:
         return getattr(o, self.nm, self.default)
@@ -305,14 +324,20 @@ def split_labels(
     return list(dict.fromkeys(o for o in parts if o))
 
 # %% ../../nbs/data/05_labels.ipynb #82de73d8
-@dataclass(frozen=True)
-class ColReader:
+class ColReader(WithArguments):
     "Read one column of a row, or several as an `L`."
 
-    cols: str | int | Sequence[str | int]  # name or position, or several
-    pref: str | Path = ''  # put before: a Path is joined to what is read
-    suff: str = ''  # put after
-    label_delim: str | None = None  # split here into a list of labels; never guessed
+    def __init__(
+        self,
+        cols: str | int | Sequence[str | int],  # name or position, or several
+        pref: str | Path = '',  # put before: a Path is joined to what is read
+        suff: str = '',  # put after
+        label_delim: str | None = None,  # split here into a list of labels; never guessed
+    ):
+        self.cols = cols
+        self.pref = pref
+        self.suff = suff
+        self.label_delim = label_delim
 
     def __call__(self, row: Any) -> Any:
         if isinstance(self.cols, (str, int)):

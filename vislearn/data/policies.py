@@ -12,8 +12,7 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -80,8 +79,7 @@ def _shift(x: Tensor, fill: int, sideways: float = 0.0, down: float = 0.0) -> Te
     return _affine(x, fill, move=(int(sideways * w), int(down * h)))
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     "One change of a picture, and how strong it may be."
 
     most: float  # greatest strength

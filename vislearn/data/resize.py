@@ -11,8 +11,7 @@ __all__ = ['symmetries', 'ResizeMethod', 'PadMode', 'size_hw', 'ItemGeometry', '
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -298,8 +297,7 @@ class RatioResize(CropTransform):
         return Cut((0, 0, w, h), (max(1, round(h * scale)), max(1, round(w * scale))))
 
 
-@dataclass(frozen=True)
-class Symmetry:
+class Symmetry(NamedTuple):
     "One of the 8 symmetries of the square: where a pixel of the new picture comes from."
 
     x_sign: int  # -1: counted from the right

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -235,8 +235,7 @@ def _array_pairs(part: tuple[Any, Any] | None) -> PicturePairs | None:
     return pairs(list(xs), labels)
 
 
-@dataclass(frozen=True)
-class _Columns:
+class _Columns(NamedTuple):
     "The columns of a table: of file names and of labels."
 
     fn_col: int | str

@@ -13,14 +13,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..core import as_int, listify, suggest
+from ..core import WithArguments, as_int, listify, suggest
 from .files import some_of
 from .labels import elements_of, parent_label, read_col
 
@@ -66,18 +65,20 @@ def _randperm(n: int, seed: int | None) -> list[int]:
     return torch.randperm(n, generator=g, device='cpu').tolist()
 
 # %% ../../nbs/data/06_split.ipynb #87f56ed2
-@dataclass(frozen=True)
-class RandomSplitter:
+class RandomSplitter(WithArguments):
     """A random share of the items is for validation; the same for the same `seed` (and the same as fastai's).
 
     >>> RandomSplitter(0.4, seed=42)(['a', 'b', 'c', 'd', 'e'])
     ([3, 0, 1], [2, 4])
     """
 
-    valid_pct: float = 0.2  # 0-1
-    seed: int | None = None  # None: another split each time
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        valid_pct: float = 0.2,  # 0-1
+        seed: int | None = None,  # None: another split each time
+    ):
+        self.valid_pct = valid_pct
+        self.seed = seed
         _check_share(self.valid_pct, 'valid_pct')
 
     def __call__(self, items: Sequence) -> Split:
@@ -87,15 +88,18 @@ class RandomSplitter:
         return _with_warning(split) if self.valid_pct else split
 
 # %% ../../nbs/data/06_split.ipynb #aeed4aa3
-@dataclass(frozen=True)
-class RandomSubsetSplitter:
+class RandomSubsetSplitter(WithArguments):
     "A random part for training and another for validation, the rest for neither: a quick look at a large set."
 
-    train_sz: float  # 0-1
-    valid_sz: float  # 0-1
-    seed: int | None = None
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        train_sz: float,  # 0-1
+        valid_sz: float,  # 0-1
+        seed: int | None = None,
+    ):
+        self.train_sz = train_sz
+        self.valid_sz = valid_sz
+        self.seed = seed
         for o in ('train_sz', 'valid_sz'):
             _check_share(getattr(self, o), o)
         _check_share(self.train_sz + self.valid_sz, 'train_sz+valid_sz')
@@ -107,8 +111,7 @@ class RandomSubsetSplitter:
         return idx[:n_train], idx[n_train : n_train + n_valid]
 
 # %% ../../nbs/data/06_split.ipynb #68b4088b
-@dataclass(frozen=True)
-class GrandparentSplitter:
+class GrandparentSplitter(WithArguments):
     """Items `.../train_name/label/file` train, those of `valid_name` validate, others are left out.
 
     Files that lie deeper, such as `train/label/camera/file`, are left out with a warning, as their parent is not their
@@ -118,8 +121,13 @@ class GrandparentSplitter:
     ([0, 2], [1])
     """
 
-    train_name: str | tuple[str, ...] = 'train'  # one name or several
-    valid_name: str | tuple[str, ...] = 'valid'
+    def __init__(
+        self,
+        train_name: str | tuple[str, ...] = 'train',  # one name or several
+        valid_name: str | tuple[str, ...] = 'valid',
+    ):
+        self.train_name = train_name
+        self.valid_name = valid_name
 
     def __call__(self, items: Sequence) -> Split:
         found = [Path(o).parent.parent.name for o in items]
@@ -160,11 +168,14 @@ class GrandparentSplitter:
             )
 
 # %% ../../nbs/data/06_split.ipynb #92f67430
-@dataclass(frozen=True)
-class IndexSplitter:
+class IndexSplitter(WithArguments):
     "These positions are for validation."
 
-    valid_idx: Sequence[int]
+    def __init__(
+        self,
+        valid_idx: Sequence[int],
+    ):
+        self.valid_idx = valid_idx
 
     def __call__(self, items: Sequence) -> Split:
         positions = elements_of(self.valid_idx)
@@ -177,11 +188,14 @@ class IndexSplitter:
         return sorted(set(range(len(items))) - set(valid)), valid
 
 # %% ../../nbs/data/06_split.ipynb #3c1721fc
-@dataclass(frozen=True)
-class MaskSplitter:
+class MaskSplitter(WithArguments):
     "Items where `mask` is true are for validation."
 
-    mask: Sequence[bool]
+    def __init__(
+        self,
+        mask: Sequence[bool],
+    ):
+        self.mask = mask
 
     def __call__(self, items: Sequence) -> Split:
         if len(self.mask) != len(items):
@@ -189,24 +203,29 @@ class MaskSplitter:
         return _with_warning(_sides(self.mask))
 
 # %% ../../nbs/data/06_split.ipynb #b3505a81
-@dataclass(frozen=True)
-class FuncSplitter:
+class FuncSplitter(WithArguments):
     "Items for which `func` is true are for validation."
 
-    func: Callable[[Any], bool]
+    def __init__(
+        self,
+        func: Callable[[Any], bool],
+    ):
+        self.func = func
 
     def __call__(self, items: Sequence) -> Split:
         return _with_warning(_sides([bool(self.func(o)) for o in items]))
 
 # %% ../../nbs/data/06_split.ipynb #5ed8b41a
-@dataclass(frozen=True)
-class EndSplitter:
+class EndSplitter(WithArguments):
     "The last share of the items (or the first) is for validation: for items in order of time."
 
-    valid_pct: float = 0.2  # 0-1
-    valid_last: bool = True
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        valid_pct: float = 0.2,  # 0-1
+        valid_last: bool = True,
+    ):
+        self.valid_pct = valid_pct
+        self.valid_last = valid_last
         _check_share(self.valid_pct, 'valid_pct')
 
     def __call__(self, items: Sequence) -> Split:
@@ -230,12 +249,16 @@ def column(items: Any, col: str | int) -> list:
     raise KeyError(f'no column {col!r}; there are {some_of(cols, 20)}{suggest(col, cols)}')
 
 # %% ../../nbs/data/06_split.ipynb #885c4f45
-@dataclass(frozen=True)
-class ColSplitter:
+class ColSplitter(WithArguments):
     "Rows whose column `col` is true (or is `on`, or is among `on`) are for validation."
 
-    col: str | int = 'is_valid'
-    on: Any = None  # value or values that mean validation; None: the column holds booleans
+    def __init__(
+        self,
+        col: str | int = 'is_valid',
+        on: Any = None,  # value or values that mean validation; None: the column holds booleans
+    ):
+        self.col = col
+        self.on = on
 
     def __call__(self, items: Any) -> Split:
         values = column(items, self.col)
@@ -252,11 +275,14 @@ class ColSplitter:
         return _sides([v in on for v in values])
 
 # %% ../../nbs/data/06_split.ipynb #ced8a509
-@dataclass(frozen=True)
-class FileSplitter:
+class FileSplitter(WithArguments):
     "Files named in the text file `fname`, a name or the end of a path on each line, are for validation."
 
-    fname: str | Path
+    def __init__(
+        self,
+        fname: str | Path,
+    ):
+        self.fname = fname
 
     def __call__(self, items: Sequence) -> Split:
         wanted = self._wanted()
@@ -296,8 +322,7 @@ def _classes(values: list) -> list[np.ndarray]:
     return [np.array(o) for o in where.values()]
 
 # %% ../../nbs/data/06_split.ipynb #a99b57fc
-@dataclass(frozen=True)
-class StratifiedSplitter:
+class StratifiedSplitter(WithArguments):
     """The same share of each class, drawn at random, is for validation.
 
     >>> labels = ['ant', 'ant', 'ant', 'ant', 'bee', 'bee']
@@ -306,11 +331,15 @@ class StratifiedSplitter:
     ['ant', 'ant', 'bee']
     """
 
-    labels: Callable[[Any], Any] | Sequence = parent_label  # a labeller, or a label for each item
-    valid_pct: float = 0.2  # 0-1
-    seed: int | None = None
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        labels: Callable[[Any], Any] | Sequence = parent_label,  # a labeller, or a label for each item
+        valid_pct: float = 0.2,  # 0-1
+        seed: int | None = None,
+    ):
+        self.labels = labels
+        self.valid_pct = valid_pct
+        self.seed = seed
         _check_share(self.valid_pct, 'valid_pct')
 
     def __call__(self, items: Sequence) -> Split:
@@ -325,8 +354,7 @@ class StratifiedSplitter:
         return _with_warning(split) if self.valid_pct else split
 
 # %% ../../nbs/data/06_split.ipynb #2eec5842
-@dataclass(frozen=True)
-class GroupSplitter:
+class GroupSplitter(WithArguments):
     """Whole groups, drawn at random until about `valid_pct` of the items is reached, are for validation.
 
     >>> patients = ['p1', 'p1', 'p2', 'p2', 'p3', 'p3']
@@ -335,11 +363,15 @@ class GroupSplitter:
     (1, set())
     """
 
-    groups: Callable[[Any], Any] | Sequence  # the group of an item (patient, film, day), or one for each item
-    valid_pct: float = 0.2  # 0-1, of the items
-    seed: int | None = None
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        groups: Callable[[Any], Any] | Sequence,  # the group of an item (patient, film, day), or one for each item
+        valid_pct: float = 0.2,  # 0-1, of the items
+        seed: int | None = None,
+    ):
+        self.groups = groups
+        self.valid_pct = valid_pct
+        self.seed = seed
         _check_share(self.valid_pct, 'valid_pct')
 
     def __call__(self, items: Sequence) -> Split:
@@ -364,15 +396,22 @@ def _n_items(size: float | int, n: int, round_share: Callable[[float], int] = ma
     return round_share(size * n) if isinstance(size, float) else int(size)
 
 
-@dataclass(frozen=True)
-class TrainTestSplitter:
+class TrainTestSplitter(WithArguments):
     "scikit-learn's `train_test_split`, with its arguments; the same split as there unless `stratify` is given."
 
-    test_size: float | int = 0.2  # share, or number of items
-    random_state: int | None = None
-    stratify: Sequence | None = None  # a label for each item: keep the classes' shares
-    train_size: float | int | None = None  # share, or number of items; None: all the rest
-    shuffle: bool = True
+    def __init__(
+        self,
+        test_size: float | int = 0.2,  # share, or number of items
+        random_state: int | None = None,
+        stratify: Sequence | None = None,  # a label for each item: keep the classes' shares
+        train_size: float | int | None = None,  # share, or number of items; None: all the rest
+        shuffle: bool = True,
+    ):
+        self.test_size = test_size
+        self.random_state = random_state
+        self.stratify = stratify
+        self.train_size = train_size
+        self.shuffle = shuffle
 
     def __call__(self, items: Sequence) -> Split:
         n = len(items)
@@ -398,21 +437,26 @@ class TrainTestSplitter:
         return [train[i] for i in keep], valid
 
 # %% ../../nbs/data/06_split.ipynb #02e1cc07
-@dataclass(frozen=True)
-class KFoldSplitter:
+class KFoldSplitter(WithArguments):
     """Fold `fold` of `k`: over all folds each item is for validation once.
 
     >>> KFoldSplitter(k=3, fold=0)(['a', 'b', 'c', 'd', 'e', 'f'])
     ([0, 1, 2, 5], [3, 4])
     """
 
-    k: int = 5
-    fold: int = 0  # 0..k-1
-    seed: int = 0  # the same for all folds of one run
-    labels: Callable[[Any], Any] | Sequence | None = None  # spread each class over the folds
-    groups: Callable[[Any], Any] | Sequence | None = None  # keep each group in one fold
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        k: int = 5,
+        fold: int = 0,  # 0..k-1
+        seed: int = 0,  # the same for all folds of one run
+        labels: Callable[[Any], Any] | Sequence | None = None,  # spread each class over the folds
+        groups: Callable[[Any], Any] | Sequence | None = None,  # keep each group in one fold
+    ):
+        self.k = k
+        self.fold = fold
+        self.seed = seed
+        self.labels = labels
+        self.groups = groups
         if not 0 <= self.fold < self.k or self.k < 2:
             raise ValueError(f'fold is 0..k-1 and k at least 2; got fold={self.fold}, k={self.k}')
         if self.labels is not None and self.groups is not None:

@@ -10,8 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +22,7 @@ from ..models.layers import evaluating, is_norm
 from ..models.memory import needs_contiguous
 
 # %% ../../nbs/interpret/02_cam.ipynb #8d17ccf0
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     "How features lie in a tensor."
 
     kind: str  # 'nchw', 'nhwc' or 'tokens'
@@ -85,8 +83,7 @@ def find_layout(
     return None
 
 # %% ../../nbs/interpret/02_cam.ipynb #5669e493
-@dataclass
-class _Place:
+class _Place(NamedTuple):
     "A module, and which of its calls in a pass, whose output has a grid of points."
 
     module: nn.Module

@@ -9,8 +9,7 @@ __all__ = ['palette', 'axes_or_new', 'picture_axes', 'inches', 'confusion', 'plo
 # %% ../../nbs/interpret/00_plots.ipynb #ccde5cea
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,8 +116,7 @@ def _write_counts(ax: Any, shown: np.ndarray, norm: Callable, fmt: Callable[[flo
         ax.text(j, i, fmt(v), ha='center', va='center', fontsize=size, color=colour)
 
 # %% ../../nbs/interpret/00_plots.ipynb #ddc47ec1
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(NamedTuple):
     "What fits into a confusion matrix of `n` classes."
 
     n: int

@@ -15,9 +15,8 @@ __all__ = ['METRICS', 'Metrics', 'accuracy', 'error_rate', 'top_k_accuracy', 'ac
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -646,8 +645,7 @@ def metric_names(metrics: Sequence) -> list[str]:
     return out
 
 # %% ../../nbs/train/02_metrics.ipynb #e00a0fa4
-@dataclass
-class WholeEpoch:
+class WholeEpoch(NamedTuple):
     "What the `accumulate` of a metric written for fastai looks at: one batch that holds the whole epoch."
 
     pred: Tensor  # (n,c) logits

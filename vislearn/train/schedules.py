@@ -13,69 +13,74 @@ import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
-from ..core import check_kwargs, look_up, suggest
+from ..core import WithArguments, check_kwargs, look_up, suggest
 from .events import Callback
 from .optim import set_hyper
 from .recorder import epoch_value
 
 # %% ../../nbs/train/12_schedules.ipynb #9346dc32
-@dataclass(frozen=True)
-class SchedNo:
+class SchedNo(WithArguments):
     "Stays at `start`."
 
-    start: float
-    end: float | None = None  # not used
+    def __init__(
+        self,
+        start: float,
+        end: float | None = None,  # not used
+    ):
+        self.start = start
+        self.end = end
 
     def __call__(self, pos: float) -> float:
         return self.start
 
 
-@dataclass(frozen=True)
-class SchedLin:
-    "A straight line."
+class _FromTo(WithArguments):
+    def __init__(
+        self,
+        start: float,
+        end: float,
+    ):
+        self.start = start
+        self.end = end
 
-    start: float
-    end: float
+
+class SchedLin(_FromTo):
+    "A straight line."
 
     def __call__(self, pos: float) -> float:
         return self.start + pos * (self.end - self.start)
 
 
-@dataclass(frozen=True)
-class SchedCos:
+class SchedCos(_FromTo):
     "Half a wave of a cosine: slow, fast, slow."
-
-    start: float
-    end: float
 
     def __call__(self, pos: float) -> float:
         return self.start + (1 - math.cos(math.pi * pos)) / 2 * (self.end - self.start)
 
 
-@dataclass(frozen=True)
-class SchedExp:
+class SchedExp(_FromTo):
     "By the same factor in each step."
-
-    start: float
-    end: float
 
     def __call__(self, pos: float) -> float:
         return self.start * (self.end / self.start) ** pos
 
 
-@dataclass(frozen=True)
-class SchedPoly:
+class SchedPoly(_FromTo):
     "Along a power of progress."
 
-    start: float
-    end: float
-    power: float
+    def __init__(
+        self,
+        start: float,
+        end: float,
+        power: float,
+    ):
+        super().__init__(start, end)
+        self.power = power
 
     def __call__(self, pos: float) -> float:
         return self.start + pos**self.power * (self.end - self.start)
@@ -85,12 +90,16 @@ Schedule = Callable[[float], float]  # progress 0-1 -> value
 _ROUNDING = 1e-9  # progress is a quotient: 3/5 of a run may be a rounding error short of the border 1/5 + 1/5 + 1/5
 
 
-@dataclass(frozen=True)
-class CombinedSched:
+class CombinedSched(WithArguments):
     "Schedules one after another; each sees its own progress from 0 to 1."
 
-    pcts: tuple[float, ...]  # 0-1, share of the whole, sum 1
-    scheds: tuple[Schedule, ...]
+    def __init__(
+        self,
+        pcts: tuple[float, ...],  # 0-1, share of the whole, sum 1
+        scheds: tuple[Schedule, ...],
+    ):
+        self.pcts = pcts
+        self.scheds = scheds
 
     def __call__(self, pos: float) -> float:
         borders = [0.0, *accumulate(self.pcts[:-1]), 1.0]
@@ -171,10 +180,14 @@ def linear(
     return _warm(warmup, SchedLin(1.0, end))
 
 
-@dataclass(frozen=True)
-class _PolyDecay:
-    power: float
-    end: float
+class _PolyDecay(WithArguments):
+    def __init__(
+        self,
+        power: float,
+        end: float,
+    ):
+        self.power = power
+        self.end = end
 
     def __call__(self, pos: float) -> float:
         return (1 - self.end) * (1 - pos) ** self.power + self.end
@@ -219,10 +232,14 @@ def sgdr(
     return combine_scheds([o / sum(lens) for o in lens], [SchedCos(1.0, end)] * n_cycles)
 
 
-@dataclass(frozen=True)
-class _Slanted:
-    cut_frac: float
-    ratio: float
+class _Slanted(WithArguments):
+    def __init__(
+        self,
+        cut_frac: float,
+        ratio: float,
+    ):
+        self.cut_frac = cut_frac
+        self.ratio = ratio
 
     def __call__(self, pos: float) -> float:
         if pos < self.cut_frac:
@@ -242,12 +259,16 @@ def slanted_triangular(
     return _Slanted(cut_frac, ratio)
 
 # %% ../../nbs/train/12_schedules.ipynb #621d6f7a
-@dataclass(frozen=True)
-class Scaled:
+class Scaled(WithArguments):
     "A schedule times a number."
 
-    sched: Schedule
-    by: float
+    def __init__(
+        self,
+        sched: Schedule,
+        by: float,
+    ):
+        self.sched = sched
+        self.by = by
 
     def __call__(self, pos: float) -> float:
         return self.sched(pos) * self.by

@@ -6,8 +6,7 @@
 __all__ = ['PrettyString', 'Layer', 'layers_of', 'model_summary', 'learner_summary']
 
 # %% ../../nbs/train/28_summary.ipynb #d5f0b81f
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ class PrettyString(str):
         return str(self)
 
 
-@dataclass
-class Layer:
+class Layer(NamedTuple):
     "A layer of a network and what it gave."
 
     name: str  # of its class
