@@ -1,12 +1,16 @@
 "Grad-CAM points at what decides, in networks of every family."
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from vislearn.interpret.cam import find_layout, grad_cam
+from vislearn.interpret.heat import draw_heat
 from vislearn.models.create import create_model
 
 FAMILIES = [  # the smallest of ten families: convolutional, class token, mean of tokens, channels last
@@ -119,6 +123,18 @@ def test_features_that_are_the_same_everywhere_say_so():
     assert heat.std() > 0
     with pytest.raises(ValueError, match='same features at all 4 x 4 points'):
         grad_cam(create_model('levit_128s', 2, pretrained=False), torch.rand(1, 3, 224, 224))
+
+
+def test_the_page_marks_the_warmest_region_and_not_the_coldest():
+    picture = np.full((3, 4, 4), 128, np.uint8)
+    heat = np.full((4, 4), 0.9, np.float32)  # as maps of 3 x 3 points often are: warm all over
+    heat[0, 0] = 1
+    heat[3, 3] = 0.8
+    shown = np.asarray(Image.open(io.BytesIO(draw_heat(picture, heat))))
+    assert shown[3, 3].tolist() == [128, 128, 128]
+    assert shown[0, 0, 0] > shown[1, 1, 0] > 128
+    same = np.asarray(Image.open(io.BytesIO(draw_heat(picture, np.zeros((4, 4), np.float32)))))
+    assert (same == 128).all()
 
 
 def test_an_empty_picture_has_no_heat():

@@ -83,6 +83,40 @@ def trained(pictures, tmp_path_factory):
 # training
 
 
+def test_a_prompt_shows_what_there_is(learn):
+    first, *rest = repr(learn).splitlines()
+    n = sum(p.numel() for p in learn.model.parameters())
+    assert first.startswith(f'Learner({type(learn.model).__name__}, {n:,} parameters, metrics: ')
+    assert rest == repr(learn.dls).splitlines()
+    bare = Learner([[], []], nn.Linear(2, 3), nn.CrossEntropyLoss(), metrics=())
+    assert repr(bare) == 'Learner(Linear, 9 parameters, metrics: none)'
+
+
+def test_a_beginners_mistakes_are_answered_with_what_to_do(learn, pictures):
+    with pytest.raises(TypeError, match="unknown argument 'metric'; did you mean 'metrics'"):
+        vision_learner(learn.dls, 'resnet18', metric=accuracy)
+    with pytest.raises(TypeError, match="unknown argument 'metric'; did you mean 'metrics'"):
+        Learner(learn.dls, tiny_net(), metric=accuracy)
+    with pytest.raises(TypeError, match=r"loaders, such as .* not str; as in vision_learner\(dls, 'resnet34'\)"):
+        vision_learner('resnet18', learn.dls)
+    with pytest.raises(TypeError, match=r'a Learner is needed, not str; load_learner\(file\)'):
+        ClassificationInterpretation.from_learner('export.pkl')
+    with pytest.raises(AttributeError, match='use ClassificationInterpretation'):
+        learn.plot_confusion_matrix()
+    with pytest.raises(FileNotFoundError, match=r'there are no weights .*model.pth; learn.save\(name\) writes one'):
+        learn.load()
+    learn.save('first')
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'first'\? There are: first"):
+        learn.load('frist')
+    folder = get_image_files(pictures)[0].parent
+    with pytest.raises(ValueError, match=r'is a folder, not a picture; get_image_files\('):
+        learn.predict(folder)
+    with pytest.raises(ValueError, match='no folders named after their labels: sort them into such folders, or'):
+        ImageDataLoaders.from_folder(folder, valid_pct=0.2)
+    with pytest.raises(FileNotFoundError, match=r'or keep back a share with valid_pct=.2'):
+        ImageDataLoaders.from_folder(pictures, item_tfms=Resize(8))
+
+
 def test_it_learns(trained):
     assert trained.history[-1]['accuracy'] > 0.8
 

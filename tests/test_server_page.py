@@ -61,6 +61,14 @@ def test_page_of_the_server(folder, tmp_path):  # noqa: F811
         page.set_input_files('#files', [str(broken)])
         page.wait_for_selector('h2.error', timeout=10_000)
         assert page.locator('li.answer').first.locator('.file').inner_text() == broken.name
+        page.wait_for_function("document.querySelector('li.answer img').style.visibility == 'hidden'", timeout=10_000)
+
+        probs = {'9': 0.9991, '5': 0.0089, '1': 0.0001}  # none is certain, and none impossible
+        page.route('**/predict', lambda r: r.fulfill(json={'label': '9', 'index': 2, 'prob': 0.9991, 'probs': probs}))
+        page.set_input_files('#files', [str(files[0])])
+        page.locator('li.answer').first.locator('h2', has_text='9 (> 99 %)').wait_for(timeout=10_000)
+        shares = page.locator('li.answer').first.locator('td.share').all_inner_texts()
+        assert shares == ['> 99 %', '0.9 %', '< 0.1 %']
 
         probs = {'9': 0.6, '5': 0.3, '1': 0.1}  # JavaScript gives such keys in the order of numbers
         page.route('**/predict', lambda r: r.fulfill(json={'label': '9', 'index': 2, 'prob': 0.6, 'probs': probs}))
@@ -71,6 +79,11 @@ def test_page_of_the_server(folder, tmp_path):  # noqa: F811
         page.goto(f'http://127.0.0.1:{port}/docs')
         page.wait_for_selector('h2')
         assert 'POST /predict' in page.inner_text('#list')
+
+        dead = browser.new_page()
+        dead.route('**/engine.js', lambda r: r.abort())
+        dead.goto(f'http://127.0.0.1:{port}/')
+        dead.get_by_role('status').get_by_text('The page cannot start').wait_for(timeout=10_000)
         browser.close()
     blobs = [o for o in outside if not o.startswith(('blob:', 'data:'))]
     assert not trouble and not blobs, (trouble, blobs)

@@ -59,6 +59,27 @@ def served(tmp_path):
         o.shutdown()
 
 
+def test_site_says_that_its_runtime_cannot_be_fetched(tmp_path, served):
+    from importlib.resources import files
+
+    from playwright.sync_api import sync_playwright
+
+    page_files = files('vislearn.deploy').joinpath('page')
+    engine = page_files.joinpath('in_browser.js').read_text(encoding='utf-8')
+    engine = engine.replace('__ORT__', './nowhere').replace('__MODEL__', '{"title": "Ours", "answer": {}}')
+    (tmp_path / 'engine.js').write_text(engine, encoding='utf-8')
+    (tmp_path / 'index.html').write_bytes(page_files.joinpath('index.html').read_bytes())
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-dev-shm-usage'])
+        page = browser.new_page()
+        page.goto(served(tmp_path))
+        page.get_by_role('status').get_by_text('The model cannot be loaded').wait_for(timeout=20_000)
+        assert page.inner_text('h1') == 'Ours'
+        page.goto((tmp_path / 'index.html').as_uri())
+        page.get_by_role('status').get_by_text('python -m http.server').wait_for(timeout=20_000)
+        browser.close()
+
+
 def test_site_answers_as_python_does(tmp_path, ort_web, served):
     import torch
     from playwright.sync_api import sync_playwright

@@ -74,6 +74,14 @@ def test_from_folders(files):
     assert given.vocab == ['b', 'a', 'c'] and labels_by_level(given.valid) == TRUTH['valid']
 
 
+def test_a_prompt_shows_what_a_block_does():
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, item_tfms=Resize(8))
+    shown = repr(block)
+    assert shown.startswith('DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=Random')
+    assert 'get_y=parent_label' in shown and 'Resize(' in shown and 'valid_tfms' not in shown
+    assert repr(DataBlock()).startswith('DataBlock(blocks=(), splitter=')
+
+
 def test_from_folder(files):
     dls = ImageDataLoaders.from_folder(files, **SMALL)
     assert labels_by_level(dls.train) == TRUTH['train'] and labels_by_level(dls.valid) == TRUTH['valid']

@@ -103,9 +103,12 @@ def check_kwargs(
         )
 
 
+_F = TypeVar('_F', bound=Callable)
+
+
 def did_you_mean(
-    f: Callable,  # a public function without **kwargs
-) -> Callable:
+    f: _F,  # a public function without **kwargs
+) -> _F:
     "Decorator: `f` answers an unknown keyword with the nearest one it knows."
     allowed = [k for k in inspect.signature(f).parameters if k != 'self']
 
@@ -114,7 +117,7 @@ def did_you_mean(
         check_kwargs(kwargs, allowed, f.__qualname__)
         return f(*args, **kwargs)
 
-    return _checked
+    return _checked  # type: ignore[return-value]
 
 # %% ../nbs/00_core.ipynb #b8609868
 def _as_number(value: Any) -> int | float | None:

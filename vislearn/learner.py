@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from . import __version__
-from .core import as_float, as_int, default_device, listify
+from .core import as_float, as_int, default_device, did_you_mean, listify
 from .data.batches import BatchPipeline
 from .data.dataset import Dataset, as_items
 from .data.loaders import DataLoaders, Loader
@@ -38,7 +38,7 @@ from vislearn.deploy.bundle import (
     load_bundle,
     save_bundle,
 )
-from .deploy.card import model_card
+from .deploy.card import arch_of, model_card
 from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
 from .described import MadeBy, learner_config, remembers_call
@@ -58,7 +58,7 @@ from .train.features import FeatureLoaders, HeadModel
 from .train.loop import TrainLoop
 from .train.losses import get_loss
 from .train.lr_find import valley
-from .train.metrics import Metrics, best_thresholds
+from .train.metrics import Metrics, best_thresholds, metric_names
 from .train.optim import Adam, get_opt_func, lr_list, make_groups, set_hyper
 from .train.progress import ProgressCallback, say
 from .train.randomness import OwnRandom
@@ -183,6 +183,9 @@ OTHER_ATTRIBUTES: dict[str, str] = {  # of fastai's Learner -> what to use inste
     'train': 'learn.model.train()',
     'x': 'learn.xb',
     'y': 'learn.yb',
+    'plot_confusion_matrix': 'ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()',
+    'plot_top_losses': 'ClassificationInterpretation.from_learner(learn).plot_top_losses(9)',
+    'plot_loss': 'learn.recorder.plot_loss()',
     'to_native_fp16': 'learn.to_fp16()',
     'to_non_native_fp16': 'learn.to_fp16()',
 }
@@ -288,6 +291,7 @@ class Learner(TrainLoop):
     recorder: Recorder  # what happened at each batch of the last fit
     progress: ProgressCallback
 
+    @did_you_mean
     def __init__(
         self,
         dls: Any,  # DataLoaders, or any list of loaders: [0] to train on, [1] to validate on
@@ -352,6 +356,12 @@ class Learner(TrainLoop):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {'_kept_predictor': KeptPredictor()}
+
+    def __repr__(self):
+        n = sum(p.numel() for p in self.model.parameters())
+        metrics = ', '.join(metric_names(self.metrics)) or 'none'
+        first = f'{type(self).__name__}({arch_of(self.model)}, {n:,} parameters, metrics: {metrics})'
+        return f'{first}\n{self.dls}' if isinstance(self.dls, DataLoaders) else first
 
     # the data, normalised as the network needs it
 
@@ -1067,6 +1077,15 @@ def _channels(dls: Any, arch: Any, normalize: bool) -> int:
     return len(norm.mean or [0])
 
 
+def _check_loaders(dls: Any) -> None:
+    if not hasattr(dls, 'target'):
+        raise TypeError(
+            f'the first argument is loaders, such as ImageDataLoaders.from_folder(path), not {type(dls).__name__}; '
+            "as in vision_learner(dls, 'resnet34')"
+        )
+
+
+@did_you_mean
 @remembers_call
 def vision_learner(
     dls: DataLoaders,
@@ -1116,6 +1135,7 @@ def vision_learner(
 
     `learn = vision_learner(dls, 'resnet34', metrics='error_rate'); learn.fine_tune(3)`
     """
+    _check_loaders(dls)
     pretrained = weights if weights is not None else pretrained
     how, is_new = _recipe_for(arch, pretrained, get_recipe(recipe))
     n_in = _given(n_in, _channels(dls, arch, normalize=normalize and bool(pretrained)))
@@ -1131,12 +1151,11 @@ def vision_learner(
         _zero_last_linear(model.head)
     to_channels_last(model)
     _set_body_momentum(model, _given(bn_momentum, how.bn_momentum))
-    loss_func = _given(loss_func, _smooth_loss(dls.target, how.label_smoothing))
     opt: dict[str, Any] = dict(lr=lr, wd=_given(wd, how.wd), wd_bn_bias=wd_bn_bias, moms=moms, splitter=splitter)
     opt |= dict(opt_func=_given(opt_func, _recipes_optimizer(how)), train_bn=_given(train_bn, how.train_bn))
     run: dict[str, Any] = dict(cbs=cbs, default_cbs=default_cbs, metrics=metrics, path=path, model_dir=model_dir)
     run |= dict(precision=precision, seed=seed, compile=compile, recipe=how)
-    learn = Learner(dls, model, loss_func, **opt, **run)
+    learn = Learner(dls, model, _given(loss_func, _smooth_loss(dls.target, how.label_smoothing)), **opt, **run)
     if normalize and pretrained:
         _add_input_norm(learn, dls)
     if not is_new:

@@ -50,6 +50,9 @@ def _show_mistakes(learn, out: Path) -> None:
     _picture(out / 'confusion_matrix.jpg')
     interp.plot_top_losses(9)
     _picture(out / 'top_losses.jpg')
+    print(
+        f'  {len(interp.wrong())} of {len(interp.preds)} validation pictures; some of these labels are wrong on purpose'
+    )
     for actual, predicted, n in interp.most_confused()[:3]:
         print(f'  {n} x {actual} taken for {predicted}')
 

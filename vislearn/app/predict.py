@@ -587,7 +587,8 @@ def export(
     if format == 'web':
         from vislearn.deploy.web import write_site
 
-        print(write_site(predictor, out or source.with_suffix(''), items, precision=precision, ort=ort, **checks))
+        site = write_site(predictor, out or source.with_suffix(''), items, precision=precision, ort=ort, **checks)
+        print(f'{site}: for any static host; to see it: python -m http.server -d {site}')
         return
     from vislearn.deploy.onnx import write_onnx
 

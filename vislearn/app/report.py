@@ -23,7 +23,7 @@ table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: 
 th, td { border: 1px solid #8885; padding: .25rem .6rem; text-align: right; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 6rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
-pre { overflow-x: auto; background: #8882; padding: .8rem; border-radius: .3rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; padding: .8rem; border-radius: .3rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
 .numbers div { border: 1px solid #8885; border-radius: .4rem; padding: .5rem .9rem; }
 .numbers b { display: block; font-size: 1.5rem; }
@@ -122,9 +122,16 @@ def _sections(learn: Any, check: Any, numbers: Mapping[str, Any] | None) -> Iter
         'Confusion',
         picture_of(interp.plot_confusion_matrix, 'confusion matrix') + html_rows(list(interp.class_table())),
     )
-    yield 'Worst mistakes', picture_of(lambda: interp.plot_top_losses(9), 'the pictures with the highest loss')
+    yield 'Highest losses', _worst(interp)
     yield 'Labels that are probably wrong', html_rows(list(DataAudit(learn).label_errors()))
     yield 'Calibration', picture_of(interp.plot_calibration, 'accuracy against confidence')
+
+
+def _worst(interp: Any) -> str:
+    "How many answers are wrong, and the pictures with the highest loss."
+    n_wrong, n = len(interp.wrong()), len(interp.preds)
+    wrong = f'<p>{n_wrong or "None"} of {n} validation pictures got a wrong answer.</p>'
+    return wrong + picture_of(lambda: interp.plot_top_losses(9), 'the pictures with the highest loss')
 
 
 def _plot_loss(recorder: Any) -> None:

@@ -319,6 +319,15 @@ class DataBlock:
         self.get_x = _one_function(get_x)
         self.get_y = _one_function(get_y)
 
+    def __repr__(self):
+        blocks = [type(o).__name__ for o in self.blocks]
+        parts = [f'blocks=({", ".join(blocks)})']
+        for name in ('get_items', 'splitter', 'get_x', 'get_y', 'item_tfms', 'batch_tfms', 'valid_tfms'):
+            value = getattr(self, name)
+            if value not in (None, []):
+                parts.append(f'{name}={getattr(value, "__name__", value)}')
+        return f'DataBlock({", ".join(parts)})'
+
     @classmethod
     def from_columns(
         cls,

@@ -147,6 +147,10 @@ def _unreadable(path: str | bytes, e: Exception) -> ImageError:
         )
     if isinstance(e, FileNotFoundError):
         return ImageError(f'{name} does not exist', 'missing')
+    if os.path.isdir(path):
+        return ImageError(
+            f'{name} is a folder, not a picture; get_image_files({name}) lists its pictures', 'unreadable'
+        )
     return ImageError(f'{name} cannot be read: {getattr(e, "strerror", None) or e}', 'unreadable')
 
 

@@ -184,10 +184,14 @@ def _check_folder(path: Path) -> None:
     raise FileNotFoundError(f'there is no folder {path}{suggest(path.name, _subfolders(path.parent))}')
 
 
-def missing_folder(path: Path, name: str) -> str:
+def missing_folder(
+    path: Path,
+    name: str,
+    instead: str = '',  # what else one may do, a sentence that begins in lower case
+) -> str:
     "What to say about a subfolder that is not there."
     there = _subfolders(path)
-    return f'there is no folder {name!r} in {path}; it has {some_of(there)}{suggest(name, there)}'
+    return f'there is no folder {name!r} in {path}; it has {some_of(there)}{suggest(name, there, instead)}'
 
 
 def _warn_of_absent(path: Path, folders: list[str]) -> None:

@@ -203,7 +203,10 @@ def _in_folders(files: Sequence[Path], get_y: FolderLabeller) -> list[Path]:
     "The files that are in the folder of a label; a warning about those that lie above."
     inside = [f for f in files if get_y.folders(f)]
     if not inside:
-        raise ValueError(f'{get_y.path} holds {len(files)} pictures, but no folders named after their labels')
+        raise ValueError(
+            f'{get_y.path} holds {len(files)} pictures, but no folders named after their labels: sort them into such '
+            'folders, or take the labels from file names (from_name_re), a table (from_csv) or a list (from_lists)'
+        )
     if len(inside) < len(files):
         lost = next(f for f in files if not get_y.folders(f))
         warnings.warn(
@@ -381,10 +384,8 @@ class ImageDataLoaders(DataLoaders):
         else:
             for name in (train, valid):
                 if Path(path).is_dir() and not (Path(path) / name).is_dir():
-                    raise FileNotFoundError(
-                        f'{missing_folder(Path(path), name)}. valid_pct=.2 keeps back a share of the pictures '
-                        f'instead of using the folders {train!r} and {valid!r}'
-                    )
+                    instead = 'name the folders with train= and valid=, or keep back a share with valid_pct=.2'
+                    raise FileNotFoundError(missing_folder(Path(path), name, instead))
             files = get_image_files(path, folders=[train, valid])
             get_y = FolderLabeller(path, (train, valid))
             in_valid = FolderLabeller(Path(path) / valid)

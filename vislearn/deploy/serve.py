@@ -449,7 +449,9 @@ fetch('openapi.json').then(r => r.json()).then(api => {
   for (const [path, verbs] of Object.entries(api.paths)) for (const [verb, o] of Object.entries(verbs)) {
     const title = document.createElement('h2'), text = document.createElement('p'), pre = document.createElement('pre');
     title.textContent = verb.toUpperCase() + ' ' + path;
-    text.textContent = o.description ?? o.summary ?? '';
+    (o.description ?? o.summary ?? '').split('`').forEach((words, i) => {
+      text.append(Object.assign(document.createElement(i % 2 ? 'code' : 'span'), {textContent: words}));
+    });
     const body = o.requestBody?.content;
     pre.textContent = body ? 'takes ' + Object.keys(body).join(', ') : '';
     document.getElementById('list').append(title, text, ...(body ? [pre] : []));
@@ -747,7 +749,7 @@ class _Server:
         }
 
     async def page_engine(self) -> Any:
-
+        "The page's script that asks this server."
         return Response(_page_file('on_server.js'), media_type='text/javascript')
 
     async def page(self) -> Any:

@@ -68,6 +68,10 @@ class Interpretation:
         act: Callable[[Tensor], Tensor] | None = None,  # logits -> probabilities; the target's own if not given
     ) -> Self:
         "Predict a set of items, once, and keep the results."
+        if not hasattr(learn, 'loader'):
+            raise TypeError(
+                f'a Learner is needed, not {type(learn).__name__}; load_learner(file) reads an exported one'
+            )
         return cls(learn, learn.loader(ds_idx, dl), act)
 
     def refresh(self) -> 'Interpretation':

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..core import suggest
 from ..distrib import barrier, is_main
 from ..io import atomic_save, plain_data, writable
 
@@ -55,6 +56,10 @@ def load_model(
     barrier()  # until rank 0 has written it
     if not file.exists() and (Path.cwd() / file.name).exists():
         file = Path.cwd() / file.name  # where `writable` sent it
+    if not file.exists():
+        known = sorted(o.stem for o in file.parent.glob('*.pth'))
+        rest = f'there are: {", ".join(known)}' if known else 'learn.save(name) writes one'
+        raise FileNotFoundError(f'there are no weights {file}{suggest(file.stem, known, rest)}')
     state = torch.load(file, map_location=device or learn.device, weights_only=True)
     if 'model' not in state:
         state = {'model': state}

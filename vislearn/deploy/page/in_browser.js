@@ -1,5 +1,5 @@
 // The engine of a static site: the model runs on the visitor's own device with onnxruntime-web, and no picture leaves it.
-import * as ort from '__ORT__/ort.wasm.min.mjs';
+const runtime = import('__ORT__/ort.wasm.min.mjs'); // megabytes: the page stands before they are there
 
 const model = __MODEL__; // what the ONNX file says about itself, and the title
 
@@ -11,8 +11,13 @@ export const info = {
   feedback: false,
 };
 
-ort.env.wasm.wasmPaths = new URL('__ORT__/', import.meta.url).href;
-const session = ort.InferenceSession.create(new URL('model.onnx', import.meta.url).href, {executionProviders: ['wasm']});
+async function open() {
+  const ort = await runtime;
+  ort.env.wasm.wasmPaths = new URL('__ORT__/', import.meta.url).href;
+  return ort.InferenceSession.create(new URL('model.onnx', import.meta.url).href, {executionProviders: ['wasm']});
+}
+
+const session = open();
 export const ready = session;
 
 const LARGEST = 4096; // pixels of a side; larger pictures are drawn smaller
@@ -33,6 +38,7 @@ async function pixels(blob) {
     if (c === 1) out[i] = Math.round((rgba[4 * i] * 19595 + rgba[4 * i + 1] * 38470 + rgba[4 * i + 2] * 7471) / 65536);
     else out.set(rgba.subarray(4 * i, 4 * i + 3), 3 * i);
   }
+  const ort = await runtime;
   return new ort.Tensor('uint8', out, [h, w, c]);
 }
 
