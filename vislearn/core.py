@@ -273,9 +273,8 @@ def compute_alone(
     "Let torch use one thread, or a share, for what the calling thread asks of it; all other threads keep theirs."
     with _limiting:
         n = torch.get_num_threads()  # asked for the first time while another thread is here, it would be too few
-        torch.set_num_threads(
-            math.ceil(n / (n_sharing or n))
-        )  # for this thread, and for those that have yet to begin: another one undoes that
+        share = math.ceil(n / (n_sharing or n))
+        torch.set_num_threads(share)  # for this thread, and for those that have yet to begin: another one undoes that
         undo = Thread(target=torch.set_num_threads, args=(n,))
         undo.start()
         undo.join()
@@ -628,6 +627,7 @@ class Pipeline:
     """
 
     of_pictures: bool = False  # subclasses that are given single pictures, or batches, and no tuples
+    keeps_order: bool = False  # subclasses whose steps stay in the order in which they are given
 
     def __init__(
         self,
@@ -642,10 +642,14 @@ class Pipeline:
                     f'{type(t).__name__} changes a picture together with its label, which no loader does here: '
                     'write a Transform for the picture, and a callback such as MixUp for what changes both'
                 )
-        if not self.of_pictures:
+        if not self.keeps_order:
             self.tfms.sort(key=_order)
 
-    def __call__(self, x, rng=None):
+    def __call__(
+        self,
+        x: Any,  # an item, a picture, or a tuple that holds some
+        rng: Any = None,  # what random transforms draw from
+    ) -> Any:
         "`x` after every step."
         for t in self.tfms:
             x = step_of(t, x, rng)

@@ -29,7 +29,7 @@ from ..interpret.plots import picture_axes
 from ..learner import Learner
 from ..progress import progress_bar
 from ..table import Table, shorten
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/clean/02_audit.ipynb #a5fba10b
 @dataclass
@@ -171,7 +171,7 @@ class DataAudit:
                 y = None if ds.y is None else ds.y[i]
                 label = None if y is None else ds.target.show(y)
                 found.append(_Picture(ds.items[i], ds.source(i), ds.name, label, y))
-        with Threads(min(16, os.cpu_count() or 1)) as pool:
+        with Threads(min(16, usable_processors())) as pool:
             list(progress_bar(pool.map(_Picture.look, found), len(found), 'looking'))
         return found
 

@@ -23,7 +23,7 @@ from ipywidgets import Box, Dropdown, Layout, VBox
 from .review import DELETE, KEEP, Picture, as_labels, same_labels
 from ..data.decode import ImageError
 from ..data.image import Cut, open_image, to_pil
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/clean/07_cards.ipynb #f8e0cd69
 def thumb_jpeg(
@@ -310,7 +310,7 @@ class ImagesCleaner:
     ) -> None:
         "Show these pictures."
         self.fns = L(p.path for p in pictures)
-        with Threads(min(8, os.cpu_count() or 1)) as pool:
+        with Threads(min(8, usable_processors())) as pool:
             list(pool.map(lambda p: picture_html(p.path, self.height, self.width), pictures))
         while len(self.cards) < len(pictures):
             self.cards.append(Card(self.opts, self.height, self.width, self.many, self.chosen))

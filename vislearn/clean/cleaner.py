@@ -24,6 +24,7 @@ from vislearn.clean.steps import (
     Move,
     Refused,
     Rewrite,
+    Step,
     free_name,
     label_text,
     op_from_dict,
@@ -38,7 +39,7 @@ Refusals = list[tuple[str, str]]  # paths, each with the reason
 class LabelStore(Protocol):
     "Where labels are kept: what turns decisions into steps."
 
-    def plan(self, root: Path, trash: Path, decisions: list[Decision]) -> tuple[list, Refusals]: ...
+    def plan(self, root: Path, trash: Path, decisions: list[Decision]) -> tuple[list[Step], Refusals]: ...
 
 
 class FolderLabels:
@@ -49,10 +50,10 @@ class FolderLabels:
         root: Path,  # what the decisions' paths are relative to
         trash: Path,  # this Apply's own trash folder
         decisions: list[Decision],
-    ) -> tuple[list, Refusals]:  # steps, and what cannot be done
+    ) -> tuple[list[Step], Refusals]:  # and what cannot be done
         "A `Move` for each decision."
-        ops = []
-        refused = []
+        ops: list[Step] = []
+        refused: Refusals = []
         taken: set[str] = set()
         for d in decisions:
             try:
@@ -99,9 +100,9 @@ class CsvLabels:
     folder: str | Path = ''  # what the file names are relative to (itself relative to the root)
     suff: str = ''  # what is missing from the end of the file names
     label_delim: str | None = None  # separates several labels in a cell (default: a space)
-    rows: list = field(default_factory=list)  # [(path, label, is_valid)] for a new file
+    rows: list[tuple[str, Any, bool]] = field(default_factory=list)  # (path, label, is_valid) for a new file
 
-    def plan(self, root: Path, trash: Path, decisions: list[Decision]) -> tuple[list, Refusals]:
+    def plan(self, root: Path, trash: Path, decisions: list[Decision]) -> tuple[list[Step], Refusals]:
         "One `Rewrite` for all decisions."
         f = root / self.path
         old = f.read_bytes() if f.exists() else None
@@ -136,7 +137,7 @@ class CsvLabels:
             return (self.label_delim or ' ').join(map(str, label))
         return str(label)
 
-    def _edit(self, text: str, root: Path, decisions: dict[str, Decision]) -> tuple[str, list]:
+    def _edit(self, text: str, root: Path, decisions: dict[str, Decision]) -> tuple[str, list[tuple[Decision, Any]]]:
         "The new text, and (decision, label before) of each line that was found."
         records = list(_csv_records(text))
         if not records:
@@ -213,7 +214,7 @@ class Batch:
 
     id: int
     time: str
-    ops: list
+    ops: list[Step]
     mkdirs: list[str]  # folders it had to make
     applied: set[int] = field(default_factory=set)  # indices into `ops`
 
@@ -236,9 +237,9 @@ class State:
         "Take one record into account."
         if rec['t'] == 'decide':
             self._decide(Decision(rec['path'], rec['sha256'], rec['do'], rec.get('label')))
-        if rec['t'] == 'start':
+        elif rec['t'] == 'start':
             self._start(rec)
-        if rec['t'] == 'end':
+        elif rec['t'] == 'end':
             self._end(rec)
 
     def _decide(self, d: Decision) -> None:
@@ -269,7 +270,7 @@ class State:
             self.undone.append(batch.id)
         self.running = None
 
-    def _done(self, op: Move | Rewrite, forward: bool, reopen: bool | None) -> None:
+    def _done(self, op: Step, forward: bool, reopen: bool | None) -> None:
         events = op.events(forward)
         self.events += events
         for e in events:
@@ -286,7 +287,7 @@ class State:
 class Plan:
     "What Apply (or undo, or redo) would do, or did."
 
-    ops: list
+    ops: list[Step]
     refused: Refusals = field(default_factory=list)
     trash: str = ''
     forward: bool = True
@@ -305,7 +306,7 @@ class Plan:
         return sum(len(o.decisions()) for o in self.ops)
 
     def __bool__(self) -> bool:
-        return True
+        return True  # one without steps is a plan, too
 
     def __str__(self) -> str:
         c = self.counts()
@@ -579,7 +580,7 @@ class Cleaner:
             folder = self.trash / f'{now}-{n}'
         return folder
 
-    def _write_contents(self, op: Move | Rewrite) -> None:
+    def _write_contents(self, op: Step) -> None:
         "The two versions of a table go to the trash folder before the table is replaced."
         for path, data in op.contents.items():
             file = self.root / path
@@ -589,11 +590,11 @@ class Cleaner:
                 f.flush()
                 os.fsync(f.fileno())
 
-    def _folders(self, ops: list) -> set[Path]:
+    def _folders(self, ops: list[Step]) -> set[Path]:
         "All folders above the new names of pictures."
         return {p for o in ops if isinstance(o, Move) for p in (self.root / o.dst).parents}
 
-    def _missing_dirs(self, ops: list) -> list[str]:
+    def _missing_dirs(self, ops: list[Step]) -> list[str]:
         missing = [p for p in self._folders(ops) if not p.exists() and not p.is_relative_to(self.trash)]
         return sorted(_relative(p, self.root) for p in missing)
 

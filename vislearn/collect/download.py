@@ -420,9 +420,8 @@ def download_urls(
     try:
         for i, rec in progress_bar(polite.run(pool, job), len(polite), 'downloading'):
             records[i] = rec
-            write_csv(
-                log, [_csv_row(rec)], _csv_fields, append=True
-            )  # at once: little is lost if the program is killed
+            # at once: little is lost if the program is killed
+            write_csv(log, [_csv_row(rec)], _csv_fields, append=True)
     finally:
         job.stop.set()
         pool.shutdown(cancel_futures=True)

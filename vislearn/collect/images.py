@@ -29,7 +29,7 @@ from ..data.decode import ImageError
 from ..data.files import get_image_files
 from ..data.image import open_image, to_pil
 from ..progress import progress_bar
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/collect/05_images.ipynb #4cef9469
 _suffixes = dict(JPEG='.jpg', MPO='.jpg', TIFF='.tif', JPEG2000='.jp2', DIB='.bmp', PPM='.ppm')  # others: by format
@@ -124,7 +124,7 @@ def _shrunk_copy(src: Path, dst: Path, max_size: int | None) -> Path | None:
 
 def resize_images(
     path: str | Path,  # folder
-    max_workers: int | None = None,  # threads; default: one for each core
+    max_workers: int | None = None,  # threads; one per processor if not given
     max_size: int | None = None,  # pixels, the longest side; None: copy only
     recurse: bool = False,  # subfolders too
     dest: str | Path = '.',  # folder for the copies, with the same names; may be `path` itself
@@ -137,7 +137,7 @@ def resize_images(
     def shrink(f):
         return _shrunk_copy(f, dest / f.relative_to(path), max_size)
 
-    with Threads(max_workers or os.cpu_count() or 1) as pool:
+    with Threads(max_workers or usable_processors()) as pool:
         copies = list(progress_bar(pool.map(shrink, files), len(files), 'resizing'))
     return L(o for o in copies if o)
 

@@ -96,7 +96,7 @@ def _checked_row(probs: Any, c: int) -> np.ndarray:  # (c,)
     return row
 
 
-class _Labelled(Answer):
+class _LabelAnswer(Answer):
     "What answers about labels have in common: the vocabulary."
 
     def __init__(
@@ -118,7 +118,7 @@ class _Labelled(Answer):
         return super().to_dict() | {'vocab': self.vocab}
 
 # %% ../../nbs/data/12_answers.ipynb #27c804bd
-class CategoryAnswer(_Labelled):
+class CategoryAnswer(_LabelAnswer):
     "One label, the most probable; `label` and `index` are None where it is less probable than a `threshold`."
 
     task = 'Category'
@@ -144,7 +144,7 @@ class CategoryAnswer(_Labelled):
         return int(y)
 
 # %% ../../nbs/data/12_answers.ipynb #a19d09dd
-class MultiCategoryAnswer(_Labelled):
+class MultiCategoryAnswer(_LabelAnswer):
     "Every label that is more probable than its threshold."
 
     task = 'MultiCategory'

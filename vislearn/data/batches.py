@@ -34,7 +34,6 @@ class BatchPipeline(Pipeline):
         tfms: Callable | Iterable[Callable] | None = None,  # batch transforms
     ):
         super().__init__(tfms)
-        self.tfms.sort(key=lambda t: t.order if isinstance(t, Transform) else 0)
         self._steps = fuse(self.tfms)  # our own go over a few pictures at a time, which then stay in the cache
 
     def __call__(

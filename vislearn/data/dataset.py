@@ -7,6 +7,7 @@ __all__ = ['is_picture', 'is_row', 'Labelled', 'brief_item', 'as_items', 'encode
 
 # %% ../../nbs/data/17_dataset.ipynb #a12bfae9
 import os
+import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -268,7 +269,7 @@ class Dataset:
     def x(
         self,
         i: int,  # position of the item
-        rng=None,  # a random.Random for random transforms
+        rng: random.Random | None = None,  # for random transforms
         trail: list[torch.Tensor] | None = None,  # given the matrices of the steps that move pixels
     ) -> torch.Tensor:  # (3,h,w) uint8
         "The picture of item `i` after the item transforms."

@@ -43,13 +43,12 @@ from ..distrib import is_launched, local_world_size, shares
 from ..malloc import keep_memory
 from ..progress import echo, progress_mode
 from ..table import write_csv
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/data/20_loaders.ipynb #cbc88d7d
 def default_workers() -> int:
     "Threads that read pictures: one per processor this program may use, 8 at most; processes of one run share them."
-    n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(8, max(1, n // local_world_size()))
+    return min(8, max(1, usable_processors() // local_world_size()))
 
 # %% ../../nbs/data/20_loaders.ipynb #acaef024
 def _pinned(loaded: Loaded, device: torch.device) -> Loaded:

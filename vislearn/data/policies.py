@@ -356,13 +356,7 @@ class HideAndSeek(Mask):
 
     def __init__(
         self,
-        grids: Sequence[int] = (
-            0,
-            16,
-            32,
-            44,
-            56,
-        ),  # pixels of a 224 pixel picture, sides of the cells; 0: hide nothing
+        grids: Sequence[int] = (0, 16, 32, 44, 56),  # sides of the cells, pixels of a picture of 224; 0: hide nothing
         p_hide: float = 0.5,  # 0-1, probability that a cell is hidden
         p: float = 1.0,  # 0-1, probability that a picture is masked
         fill: int | Sequence[int] = (124, 116, 104),  # 0-255, the colour of what is hidden

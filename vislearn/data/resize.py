@@ -355,7 +355,20 @@ def _frame_to_pixels(h: int, w: int) -> torch.Tensor:  # (3,3) float64
     return _float64([[w / 2, 0, w / 2], [0, h / 2, h / 2], [0, 0, 1]])
 
 
-class FlipItem(ItemGeometry):
+class _SymmetryItem(ItemGeometry):
+    "What item transforms that only move whole pixels have in common: their plan is a `Symmetry`."
+
+    def valid(self) -> None:
+        return None
+
+    def apply(self, x: torch.Tensor, plan: Symmetry) -> torch.Tensor:
+        return plan.move(x)
+
+    def source_matrix(self, plan: Symmetry, hw: tuple[int, int]) -> torch.Tensor:
+        return plan.source_matrix(*hw)
+
+
+class FlipItem(_SymmetryItem):
     "Mirror left and right with probability `p`; not in validation."
 
     def __init__(
@@ -364,21 +377,12 @@ class FlipItem(ItemGeometry):
     ):
         self.p = as_float(p, 'p', least=0, most=1)
 
-    def valid(self) -> None:
-        return None
-
     def plan(self, h: int, w: int, rng: random.Random | None = None) -> Symmetry:
         is_mirrored = (rng or random).random() < self.p
         return symmetries[1 if is_mirrored else 0]
 
-    def apply(self, x: torch.Tensor, plan: Symmetry) -> torch.Tensor:
-        return plan.move(x)
 
-    def source_matrix(self, plan: Symmetry, hw: tuple[int, int]) -> torch.Tensor:
-        return plan.source_matrix(*hw)
-
-
-class DihedralItem(ItemGeometry):
+class DihedralItem(_SymmetryItem):
     "With probability `p` one of the 8 flips and quarter turns, each as likely; not in validation."
 
     def __init__(
@@ -387,24 +391,16 @@ class DihedralItem(ItemGeometry):
     ):
         self.p = as_float(p, 'p', least=0, most=1)
 
-    def valid(self) -> None:
-        return None
-
     def plan(self, h: int, w: int, rng: random.Random | None = None) -> Symmetry:
         draw = rng or random.Random(random.random())
         return symmetries[0 if draw.random() >= self.p else draw.randrange(8)]
-
-    def apply(self, x: torch.Tensor, plan: Symmetry) -> torch.Tensor:
-        return plan.move(x)
-
-    def source_matrix(self, plan: Symmetry, hw: tuple[int, int]) -> torch.Tensor:
-        return plan.source_matrix(*hw)
 
 # %% ../../nbs/data/03_resize.ipynb #dbb12370
 class ItemPipeline(Pipeline):
     "Open a picture and apply item transforms: source -> (3,h,w) uint8."
 
     of_pictures = True
+    keeps_order = True
 
     def __init__(
         self,
@@ -414,8 +410,13 @@ class ItemPipeline(Pipeline):
         super().__init__(tfms)
         self.mode = mode
 
-    def __call__(self, src, rng=None, trail=None):
-        "The pixels of `src` after every step; `trail`, a list, is given the matrix of each step that moves pixels."
+    def __call__(
+        self,
+        src: Any,  # what `open_image` takes
+        rng: random.Random | None = None,  # for random transforms
+        trail: list[torch.Tensor] | None = None,  # is given the matrix of each step that moves pixels
+    ) -> torch.Tensor:  # (c,h,w) uint8
+        "The pixels of `src` after every step."
         crop, rest = None, self.tfms
         if rest and isinstance(rest[0], CropTransform):
             crop, rest = self._first_cut(rest[0], rng, trail), rest[1:]

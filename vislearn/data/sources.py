@@ -312,10 +312,13 @@ def loaders_of_parts(
     )
 
 
+def _as_rows_say(col: int | str, rows: list[dict]) -> Callable:
+    "A splitter of the items made from these rows, by the values of a column."
+    return lambda items: ColSplitter(col)(rows)
+
+
 def _loaders_of_tables(
-    tables: Sequence[
-        tuple[Any, Path] | None
-    ],  # tables of training, validation and testing, with the folder of their files
+    tables: Sequence[tuple[Any, Path] | None],  # of training, validation and testing, with the folder of their files
     columns: _Columns,
     options: LoaderOptions,
     *,
@@ -326,19 +329,17 @@ def _loaders_of_tables(
 ) -> DataLoaders:
     "Data loaders of tables; rows that come later, for prediction, are read in the same way."
     get_y = ColReader(columns.label_col, label_delim=columns.label_delim)
+    rows = [None if table is None else as_records(table[0]) for table in tables]
     parts: list[PicturePairs | None] = []
-    for table in tables:
-        if table is None:
+    for table, records in zip(tables, rows):
+        if table is None or records is None:
             parts.append(None)
             continue
-        rows, base = as_records(table[0]), table[1]
-        parts.append([(file_of(row, base, columns.fn_col, columns.suff), get_y(row)) for row in rows])
+        parts.append([(file_of(row, table[1], columns.fn_col, columns.suff), get_y(row)) for row in records])
     first = tables[0]
     if first is None:
         raise ValueError('there is no training table')
-    splitter = None
-    if columns.valid_col is not None:
-        splitter = lambda items: ColSplitter(columns.valid_col)(as_records(first[0]))  # noqa: E731
+    splitter = None if columns.valid_col is None else _as_rows_say(columns.valid_col, rows[0] or [])
     return loaders_of_parts(
         parts,
         options,

@@ -18,7 +18,7 @@ from .decode import ImageError
 from .image import open_image
 from ..progress import progress_bar
 from ..table import write_csv
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/data/15_verify.ipynb #bf6ebf44
 def what_is_wrong(fn: str | Path) -> str | None:
@@ -73,11 +73,11 @@ class BadImages(L):
 # %% ../../nbs/data/15_verify.ipynb #9921ceab
 def verify_images(
     fns: Iterable[str | Path],  # files to open
-    n_workers: int | None = None,  # threads; default: one for each core, 16 at most
+    n_workers: int | None = None,  # threads; one per processor if not given, 16 at most
 ) -> BadImages:  # of Path, in the order given
     "The files of `fns` that can't be opened and decoded to the end, each with the reason."
     files = [Path(o) for o in fns]
-    with Threads(n_workers or min(16, os.cpu_count() or 1)) as ex:
+    with Threads(n_workers or min(16, usable_processors())) as ex:
         found = list(progress_bar(ex.map(what_is_wrong, files), len(files), 'verifying'))
     reasons = {f: why for f, why in zip(files, found) if why}
     return BadImages(list(reasons), reasons, len(files))

@@ -186,7 +186,9 @@ class Workers:
                 break
             except BrokenProcessPool:
                 self._replace(job, names)
-                under_way.extend((other, None) for other, _ in [under_way.popleft() for _ in range(len(under_way))])
+                again = [(other, None) for other, _ in under_way]
+                under_way.clear()
+                under_way.extend(again)
                 begun = None
         if good:
             return answer

@@ -8,7 +8,6 @@ __all__ = ['Pairs', 'ROUNDING', 'is_watched', 'fold', 'kind_of_batch', 'conv_bn_
 
 # %% ../../nbs/models/10_fold.ipynb #e810320f
 import copy
-import re
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .layers import is_batch_norm
+from .groups import has_body_and_head
+from .layers import is_batch_norm, is_dropout
 from .memory import to_channels_last
 
 # %% ../../nbs/models/10_fold.ipynb #f32bc71f
@@ -309,9 +309,7 @@ _INTERNALS = frozenset(vars(nn.Module())) - {'training'}  # attributes of every 
 
 def _identity(v: Any, depth: int = 3) -> Any:
     "Something that stays equal as long as `v` is the same object with the same content."
-    if type(v) in _PLAIN:
-        return v
-    if type(v) is tuple and _PLAIN.issuperset(map(type, v)):
+    if _is_plain(v):
         return v
     if isinstance(v, Tensor):
         return id(v), None if v.is_inference() else v._version
@@ -324,7 +322,7 @@ def _identity(v: Any, depth: int = 3) -> Any:
 
 def _attributes(m: nn.Module) -> list[tuple[str, Any]]:
     "What a module holds besides parameters, buffers and modules."
-    return [(k, v if type(v) in _PLAIN else _identity(v)) for k, v in vars(m).items() if k not in _INTERNALS]
+    return [(k, _identity(v)) for k, v in vars(m).items() if k not in _INTERNALS]
 
 
 class _Memory:
@@ -355,7 +353,7 @@ def _private_copy(model: nn.Module, training: bool) -> nn.Module:
     net.train(training and model.training)
     if training:
         for m, original in zip(net.modules(), model.modules()):
-            m.training = original.training and not re.search('Drop|StochasticDepth', type(m).__name__)
+            m.training = original.training and not is_dropout(m)
     if _is_half(net):
         net = copy.deepcopy(net).float()
     _, norm_classes = _exact_classes()
@@ -597,9 +595,9 @@ def is_frozen(
 
 def _frozen_body(model: nn.Module, xb: Tensor) -> nn.Module | None:
     "The folded body of a model whose body is frozen; None if it is not, or computes other things in training."
-    body, head = getattr(model, 'body', None), getattr(model, 'head', None)
-    if not isinstance(body, nn.Module) or not isinstance(head, nn.Module):
+    if not has_body_and_head(model):
         return None
+    body = model.get_submodule('body')
     if _is_opaque(body) or not is_frozen(body):
         return None
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'Init', 'AdaptiveConcatPool2d', 'Flatten', 'sigmoid_range', 'SigmoidRange', 'fastai_batch_norm', 'LinBnDrop',
-           'create_head', 'is_batch_norm', 'is_norm', 'norm_params', 'has_seen_nothing', 'evaluating',
+           'create_head', 'is_batch_norm', 'is_norm', 'is_dropout', 'norm_params', 'has_seen_nothing', 'evaluating',
            'lone_item_norms', 'apply_init']
 
 # %% ../../nbs/models/00_layers.ipynb #ad4d59d2
@@ -192,6 +192,13 @@ def is_norm(
 ) -> bool:
     "Is `m` a normalisation layer of any kind (batch, instance, layer, group, RMS)?"
     return isinstance(m, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm))
+
+
+def is_dropout(
+    m: nn.Module,
+) -> bool:
+    "Does `m` drop values or whole paths in training, by the name of its class (Dropout, DropPath, StochasticDepth)?"
+    return any(o in type(m).__name__ for o in ('Drop', 'StochasticDepth'))
 
 
 def norm_params(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .body import imagenet_cfg
 from .groups import ParamGroup, Spec, split_params
-from .layers import Flatten, is_batch_norm
+from .layers import Flatten, is_batch_norm, is_dropout
 from .weights import LoadReport
 
 # %% ../../nbs/models/05_vision_model.ipynb #1e3983f9
@@ -24,7 +24,7 @@ def _layer_settings(m: nn.Module) -> Any:
     "What a module's answers depend on besides its weights; not what matters in training alone."
     if is_batch_norm(m):
         return m.eps
-    if 'Drop' in type(m).__name__ or 'StochasticDepth' in type(m).__name__:
+    if is_dropout(m):
         return None
     return m.extra_repr(), 'forward' in vars(m)
 
