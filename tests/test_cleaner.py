@@ -4,6 +4,7 @@ import datetime
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -456,6 +457,16 @@ def test_clear_takes_all_open_decisions_back_and_nothing_else(data):
     c.clear()
     assert not c.pending and not c.state.decisions and not Cleaner(data).state.decisions
     assert c.undoable() == 0  # what was applied
+
+
+def test_a_journal_that_somebody_removed_is_not_taken_for_an_empty_one(data):
+    c = Cleaner(data)
+    c.delete('cat/1.jpg')
+    shutil.rmtree(c.trash)
+    for do in (lambda: c.pending, c.apply, c.clear, lambda: c.delete('cat/2.jpg')):
+        with pytest.raises(OSError, match='removed or replaced.*make a new cleaner'):
+            do()
+    assert Cleaner(data).pending == [] and (data / 'cat/1.jpg').exists()
 
 
 # ---- journal and lock

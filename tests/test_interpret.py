@@ -190,6 +190,15 @@ def test_loaders_from_before_the_learner_are_normalised_as_the_network_needs_it(
     torch.testing.assert_close(i.picture(3), raw.valid.dataset.items[4].float() / 255)
 
 
+def test_looking_leaves_every_module_in_the_mode_it_was_in(single):
+    i = ClassificationInterpretation.from_learner(single)
+    model = single.model.train()
+    model.head[1].eval()
+    before = [m.training for m in model.modules()]
+    i.embeddings, i.cam([0])
+    assert [m.training for m in model.modules()] == before
+
+
 def test_pictures_with_heat_are_opened_once(single, monkeypatch):
     i = ClassificationInterpretation.from_learner(single)
     opened = []

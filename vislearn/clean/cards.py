@@ -11,7 +11,8 @@ import base64
 import html
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,18 @@ class _ManyChoice:
         "React to a click, but not to what the reaction itself changes."
         if self.busy:
             return
+        with self._alone():
+            do()
+        self.on()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        "What is set in the block is no click."
         self.busy = True
         try:
-            do()
+            yield
         finally:
             self.busy = False
-        self.on()
 
     def _of_tags(self) -> None:
         self.menu.value = KEEP if self._is_unchanged() else CHANGED
@@ -183,13 +190,12 @@ class _ManyChoice:
         return KEEP if self._is_unchanged() else [self.by_name.get(t, t) for t in self.tags.value]
 
     def set(self, value: Any, label: Any) -> None:
-        self.busy = True
         self.label = as_labels(label)
-        self.tags.value = [str(o) for o in (value if isinstance(value, list) else self.label)]
-        self._of_tags()
-        if value == DELETE:
-            self.menu.value = DELETE
-        self.busy = False
+        with self._alone():
+            self.tags.value = [str(o) for o in (value if isinstance(value, list) else self.label)]
+            self._of_tags()
+            if value == DELETE:
+                self.menu.value = DELETE
 
 
 class Card:

@@ -65,8 +65,14 @@ class Journal:
                 f.write(b'\n')
 
     def news(self) -> list[dict[str, Any]]:
-        "The records that were added since the last call."
-        if not self.path.exists():
+        """The records that were added since the last call.
+
+        Raises an `OSError` if what was read before is no longer there: the file was removed or replaced.
+        """
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < self.pos:
+            raise OSError(f'{self.path} was removed or replaced since it was read; make a new cleaner to begin again')
+        if not size:
             return []
         with open(self.path, 'rb') as f:
             f.seek(self.pos)

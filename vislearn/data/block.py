@@ -148,9 +148,9 @@ class RawDataset:
 
     def __init__(
         self,
-        items: Sequence[Any],
-        get_x: Callable | None = None,
-        get_y: Callable | None = None,
+        items: Sequence[Any],  # as `as_items` takes them
+        get_x: Callable | None = None,  # from an item to the first element; without, the item itself
+        get_y: Callable | None = None,  # from an item to the second
     ):
         self.items = as_items(items)
         self.get_x = get_x

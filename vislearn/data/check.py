@@ -464,7 +464,7 @@ def data_report(
     size: tuple[int, int] | None = None,  # height and width that pictures are resized to
     max_files: int = 20_000,  # headers read, at most
 ) -> Report:
-    "What all of the above finds."
+    "Counts of labels, formats and sizes of files, and every problem that is found."
     report = Report(trace=list(trace))
     report.add(size_problems(parts))
     if target is not None and parts[0].y is not None:

@@ -7,7 +7,8 @@ __all__ = ['embed', 'pca', 'plot_map']
 
 # %% ../../nbs/interpret/03_embed.ipynb #055d328e
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,24 @@ from ..models.layers import evaluating
 from ..table import shorten
 
 # %% ../../nbs/interpret/03_embed.ipynb #eadff552
-def _features(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[], None]]:
-    "What gives the features of a batch, and what to call in the end."
+@contextmanager
+def _features(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    "What gives the features of a batch, inside the block."
     body = getattr(model, 'body', None)
     if isinstance(body, nn.Module):
-        return Folded(body), lambda: None
+        yield Folded(body)
+        return
     seen: list[Tensor] = []
-    hook = last_linear(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
 
     def features(xb: Tensor) -> Tensor:
         model(xb)
         return seen.pop()
 
-    return features, hook.remove
+    hook = last_linear(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        yield features
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
@@ -43,15 +49,8 @@ def embed(
     batches: Iterable[tuple],  # of (xb, ...) on the model's device
 ) -> Tensor:  # (n,d) on the CPU
     "The features of pictures just before the head decides: one vector each, close for similar pictures."
-    found = []
-    features, done = _features(model)
-    try:
-        with evaluating(model):
-            for xb, *_ in batches:
-                found.append(pooled(features(xb)).cpu())
-    finally:
-        done()
-    return torch.cat(found)
+    with evaluating(model), _features(model) as features:
+        return torch.cat([pooled(features(xb)).cpu() for xb, *_ in batches])
 
 # %% ../../nbs/interpret/03_embed.ipynb #2c3e3264
 def pca(

@@ -51,7 +51,7 @@ def show_results(
     "Draw pictures of a loader with true and predicted labels."
     if isinstance(dl, TupleLoader):
         batch = dl.one_batch()
-        (probs, *_) = learn.get_preds(dl=[batch])
+        probs, *_ = learn.get_preds(dl=[batch])
         dl.show_results(batch, probs.argmax(-1)[:max_n], nrows, ncols, figsize)
         return
     if shuffle:

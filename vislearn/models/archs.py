@@ -59,6 +59,7 @@ efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3 = map(
 )
 convnext_tiny, convnext_small, convnext_base = map(LazyModel, ('convnext_tiny', 'convnext_small', 'convnext_base'))
 vit_b_16, vit_b_32, swin_t, swin_s, swin_b = map(LazyModel, ('vit_b_16', 'vit_b_32', 'swin_t', 'swin_s', 'swin_b'))
+# timm's, by name: they are no functions of torchvision
 efficientnet_lite0, efficientnet_lite1, efficientnet_lite2 = (
     'efficientnet_lite0',
     'tf_efficientnet_lite1',
