@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
-           'WithArguments', 'item_rng', 'batch_rng', 'as_tensor', 'set_seed', 'default_device', 'compute_alone',
-           'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform',
-           'ItemTransform', 'InValidation', 'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of',
-           'set_up_steps', 'undo_steps']
+           'WithArguments', 'item_rng', 'batch_rng', 'as_seed', 'epoch_order', 'as_tensor', 'set_seed',
+           'default_device', 'compute_alone', 'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict',
+           'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation', 'own_state', 'each_picture',
+           'made_step', 'Pipeline', 'step_of', 'set_up_steps', 'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -223,6 +223,22 @@ def batch_rng(
 ) -> torch.Generator:
     "The random numbers of one batch in one epoch, as a CPU `torch.Generator`."
     return torch.Generator().manual_seed(_mix(1, seed, epoch, batch))
+
+
+def as_seed(
+    seed: int | None,  # None draws one from torch's global generator
+) -> int:
+    "`seed` as a whole number."
+    return int(torch.randint(2**31, (1,), device='cpu')) if seed is None else as_int(seed, 'seed')
+
+
+def epoch_order(
+    n: int,  # items
+    seed: int,
+    epoch: int,
+) -> list[int]:
+    "The positions of `n` items, shuffled anew for each epoch."
+    return torch.randperm(n, generator=batch_rng(seed, epoch, -1), device='cpu').tolist()
 
 
 def as_tensor(

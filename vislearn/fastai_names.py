@@ -422,7 +422,15 @@ def TfmdDL(
     device: torch.device | str | None = None,  # None chooses
 ) -> TupleLoader:
     "A loader of the samples of a data set, as `TupleLoader` is."
-    return TupleLoader(dataset, bs, shuffle, drop_last, after_item, listify(after_batch), device)
+    return TupleLoader(
+        dataset,
+        bs=bs,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        item_tfms=after_item,
+        batch_tfms=listify(after_batch),
+        device=device,
+    )
 
 
 def explode_types(o: Any) -> Any:
@@ -613,7 +621,7 @@ class XResNet(nn.Sequential):
         ]
         widths = [64 // expansion] + [64 * 2**i for i in range(len(layers))]
         stages = [
-            self._stage(expansion, widths[i], widths[i + 1], n, 1 if i == 0 else 2, act_cls)
+            self._stage(expansion, widths[i], widths[i + 1], n=n, stride=1 if i == 0 else 2, act_cls=act_cls)
             for i, n in enumerate(layers)
         ]
         super().__init__(
@@ -645,7 +653,7 @@ def _xresnet(expansion, layers, pretrained, n_out, c_in, p, act_cls):
             "there are no weights for xresnets here: pass pretrained=False, or take 'resnet50d', "
             "timm's pretrained network of the same design"
         )
-    return XResNet(expansion, layers, n_out, c_in, p, act_cls)
+    return XResNet(expansion, layers, n_out=n_out, c_in=c_in, p=p, act_cls=act_cls)
 
 
 def xresnet18(
@@ -656,7 +664,7 @@ def xresnet18(
     act_cls: type[nn.Module] = nn.ReLU,
 ) -> XResNet:
     "Two blocks in each of four stages."
-    return _xresnet(1, [2, 2, 2, 2], pretrained, n_out, c_in, p, act_cls)
+    return _xresnet(1, [2, 2, 2, 2], pretrained, n_out=n_out, c_in=c_in, p=p, act_cls=act_cls)
 
 
 def xresnet34(
@@ -667,7 +675,7 @@ def xresnet34(
     act_cls: type[nn.Module] = nn.ReLU,
 ) -> XResNet:
     "3, 4, 6 and 3 blocks."
-    return _xresnet(1, [3, 4, 6, 3], pretrained, n_out, c_in, p, act_cls)
+    return _xresnet(1, [3, 4, 6, 3], pretrained, n_out=n_out, c_in=c_in, p=p, act_cls=act_cls)
 
 
 def xresnet50(
@@ -678,7 +686,7 @@ def xresnet50(
     act_cls: type[nn.Module] = nn.ReLU,
 ) -> XResNet:
     "3, 4, 6 and 3 bottlenecks."
-    return _xresnet(4, [3, 4, 6, 3], pretrained, n_out, c_in, p, act_cls)
+    return _xresnet(4, [3, 4, 6, 3], pretrained, n_out=n_out, c_in=c_in, p=p, act_cls=act_cls)
 
 
 def xresnet101(
@@ -689,7 +697,7 @@ def xresnet101(
     act_cls: type[nn.Module] = nn.ReLU,
 ) -> XResNet:
     "3, 4, 23 and 3 bottlenecks."
-    return _xresnet(4, [3, 4, 23, 3], pretrained, n_out, c_in, p, act_cls)
+    return _xresnet(4, [3, 4, 23, 3], pretrained, n_out=n_out, c_in=c_in, p=p, act_cls=act_cls)
 
 # %% ../nbs/20_fastai_names.ipynb #71d00011
 class _ModelMeta:

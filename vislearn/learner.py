@@ -642,7 +642,15 @@ class Learner(TrainLoop):
         suggest_funcs: Callable | Sequence[Callable] | None = valley,  # any of valley, steep, minimum, slide
     ) -> Any:  # a named tuple with a rate (or None) for each function
         "Train for `num_it` batches with a rising rate, plot the loss, suggest a rate; everything is put back."
-        return find_lr(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
+        return find_lr(
+            self,
+            start_lr=start_lr,
+            end_lr=end_lr,
+            num_it=num_it,
+            stop_div=stop_div,
+            show_plot=show_plot,
+            suggest_funcs=suggest_funcs,
+        )
 
     # evaluating: validate and get_preds come from TrainLoop
 
@@ -902,7 +910,7 @@ class Learner(TrainLoop):
 
         predictor = self._kept_predictor(self)
         about = {'target': self.dls.target.to_dict(), 'made_with': {'vislearn': __version__}}
-        serve(predictor, host, port, options, about, heat_explainer(predictor))
+        serve(predictor, host=host, port=port, options=options, about=about, explain=heat_explainer(predictor))
 
     def config(self) -> dict[str, Any]:
         """Data, learner and fits so far as a configuration: `build(learn.config())` gives them again.
@@ -1188,7 +1196,11 @@ def load_learner(
         get_x = bundle_reader(state)
         loaders = [
             Loader(
-                Dataset([], None, target, items, get_x, name), state['bs'], batch_tfms=batches, device=device, seed=0
+                Dataset([], y=None, target=target, item_tfms=items, get_x=get_x, name=name),
+                state['bs'],
+                batch_tfms=batches,
+                device=device,
+                seed=0,
             )
             for name in ('training', 'validation')
         ]

@@ -83,7 +83,9 @@ def predict(
         raise ValueError('give pictures, folders or lists to predict, or - for standard input')
     tally = _Tally()
     with _several(inputs), _told_when_stopped(out, tally):
-        answering = open_engine(model, engine, provider, precision, threads, device)
+        answering = open_engine(
+            model, engine=engine, provider=provider, precision=precision, threads=threads, device=device
+        )
         if sort_into:
             _check_labels(answering)
         items = read_items(inputs, column, urls, sys.stdin)
@@ -178,7 +180,7 @@ def _shared_output(out: Path | None, engine: Any, resume: bool) -> Iterator[tupl
     with open(folder / f'{rank():05}.jsonl', 'w', encoding='utf-8') as f:
         yield lambda record: _write(f, to_json(record) + '\n'), done
     barrier()
-    on_rank0(_take_in, folder, out, engine, resume, True)
+    on_rank0(_take_in, folder, out, engine, resume, True)  # all are at the end
 
 
 def _folder_of_parts(out: Path | None) -> Path:
@@ -631,7 +633,7 @@ def bench(
     if not all(o.strip().isdigit() for o in batch_sizes.split(',')):
         raise ValueError(f'--batch-sizes is whole numbers such as 1,8,32, got {batch_sizes!r}')
     start = time.perf_counter()
-    answering = open_engine(model, engine, provider, precision, threads)
+    answering = open_engine(model, engine=engine, provider=provider, precision=precision, threads=threads)
     source = picture or _noise()
     list(records(answering, [source], bs=1))
     print(f'{"first answer":14} {time.perf_counter() - start:8.2f} s   (after Python was started)')

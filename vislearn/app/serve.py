@@ -50,4 +50,4 @@ def serve(
         from vislearn.interpret.heat import heat_explainer
 
         explain = heat_explainer(answering)
-    run(answering, host, port, options, describe_model(model), explain)
+    run(answering, host=host, port=port, options=options, about=describe_model(model), explain=explain)

@@ -223,7 +223,7 @@ def _configuration(
     "The configuration, read or guessed, with its changes; and what was chosen."
     said: list[str] = []
     if Path(data).suffix.lower() not in _CONFIGS:
-        cfg, said = guess_config(data, arch or 'efficientnet_lite0', size, epochs, bs, seed)
+        cfg, said = guess_config(data, arch or 'efficientnet_lite0', size=size, epochs=epochs, bs=bs, seed=seed)
     else:
         cfg = read_config(data)
         if size is not None:
@@ -289,7 +289,7 @@ def _train_and_evaluate(
         _set_rates(tables, lr)
         if time_limit and not resume:
             _plan_epochs(learn, tables, time_limit, start)
-        _train(learn, folder, tables, _callbacks(learn, start, time_limit, dry_run), resume, dry_run)
+        _train(learn, folder, tables, _callbacks(learn, start, time_limit, dry_run), resume=resume, dry_run=dry_run)
         _evaluate(learn, folder, tta)
     return learn, found, time.monotonic() - start
 
@@ -315,7 +315,7 @@ def _train(learn: Any, folder: Path, tables: list[dict[str, Any]], cbs: list[Any
         tables = [_one_epoch(table) for table in tables]
     done = _restored(learn, folder, len(tables)) if resume else 0
     for i, table in enumerate(tables[done:], done):
-        _one_phase(learn, table, i, folder, cbs, resume)
+        _one_phase(learn, table, i, folder, cbs=cbs, resume=resume)
 
 
 def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: float) -> None:
@@ -324,7 +324,7 @@ def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: 
     title = f'{cfg["learner"]["arch"]} on {str(cfg["data"].get("path", "data")).rstrip("/")}'
     notes = f'Trained with vislearn in {took:.0f} s'
     numbers = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))
-    report = write_report(learn, folder / 'report.html', title, notes, found, numbers)
+    report = write_report(learn, folder / 'report.html', title=title, notes=notes, check=found, numbers=numbers)
     print(f'model:  {model}\nreport: {report}')
 
 

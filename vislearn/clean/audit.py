@@ -110,7 +110,15 @@ class _Picture:
 
     def row(self, kind: str, score: float, suggestion: str, other: Any = None) -> dict[str, Any]:
         "A row of the table about this picture."
-        return _found_row(self.path, self.split, self.label, kind, score, suggestion, other)
+        return _found_row(
+            path=self.path,
+            split=self.split,
+            label=self.label,
+            kind=kind,
+            score=score,
+            suggestion=suggestion,
+            other=other,
+        )
 
 
 def _item_key(o: Any) -> Any:
@@ -302,7 +310,11 @@ class DataAudit:
             suggestion = f'{n} training pictures, {mean:.0f} on average: '
             suggestion += 'collect more, or draw them more often (sampler="balanced")'
             score = 1 - n / max(mean, self.limits.few)
-            rows.append(_found_row(None, None, str(label), 'rare class', score, suggestion))
+            rows.append(
+                _found_row(
+                    path=None, split=None, label=str(label), kind='rare class', score=score, suggestion=suggestion
+                )
+            )
         return _audit_table(rows)
 
     @cached_property

@@ -151,7 +151,7 @@ class _CrossValidation:
         x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6) / x.shape[1] ** 0.5  # a typical picture has length 1
         tried = [_probe(x, y, len(dls.vocab), folds, l2) for l2 in (3e-4, 1e-3, 3e-3, 1e-2)]
         best = min(tried, key=lambda probs: _log_loss(probs, y))
-        return OutOfFold(items, sources, best, y, folds, dls.target)
+        return OutOfFold(items, sources, probs=best, targs=y, folds=folds, target=dls.target)
 
     def by_training(self, block: DataBlock, source: Any, make_learner: Callable, fit: Callable) -> OutOfFold:
         "A learner for each fold."
@@ -167,7 +167,7 @@ class _CrossValidation:
             probs, targs = learn.get_preds(dl=dls.valid)[:2]
             items, sources = _read_items(dls.valid)
             folds = torch.full((len(items),), fold)
-            found.append(OutOfFold(items, sources, probs, targs, folds, dls.target))
+            found.append(OutOfFold(items, sources, probs=probs, targs=targs, folds=folds, target=dls.target))
         return OutOfFold(
             items=[o for part in found for o in part.items],
             sources=[o for part in found for o in part.sources],

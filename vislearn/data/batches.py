@@ -36,6 +36,14 @@ class BatchPipeline(Pipeline):
         super().__init__(tfms)
         self._steps = fuse(self.tfms)  # our own go over a few pictures at a time, which then stay in the cache
 
+    @classmethod
+    def of(
+        cls,
+        tfms: Callable | Iterable[Callable] | None,  # batch transforms, or a pipeline of them
+    ) -> 'BatchPipeline':
+        "The pipeline of `tfms`; one that is a pipeline already, as it is."
+        return tfms if isinstance(tfms, BatchPipeline) else cls(tfms)
+
     def __call__(
         self,
         xb: torch.Tensor,  # (bs,3,h,w) uint8 or float 0-1

@@ -269,7 +269,9 @@ class Geometry(BatchTransform):
         return _centre_scale(hw)[:, None] * plan / _centre_scale(self.out_hw(hw))
 
     def apply(self, x: Tensor, plan: Any) -> Tensor:
-        return resample(x, plan, self.size, self.mode, self.pad_mode, self.align_corners)
+        return resample(
+            x, plan, size=self.size, mode=self.mode, pad_mode=self.pad_mode, align_corners=self.align_corners
+        )
 
     def out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         return hw if self.size is None else (self.size[0], self.size[1])
@@ -314,7 +316,7 @@ class Rotate(Geometry):
         align_corners: bool = True,  # see `resample`
         batch: bool = False,  # one draw for the whole batch
     ):
-        super().__init__(p, draw, size, mode, pad_mode, align_corners, batch)
+        super().__init__(p, draw, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
         self.max_deg = as_float(max_deg, 'max_deg')
 
     def mats(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:
@@ -343,7 +345,7 @@ class Zoom(Geometry):
     ):
         if not 0 < min_zoom <= max_zoom:
             raise ValueError(f'zoom needs 0 < min_zoom <= max_zoom, got {min_zoom} and {max_zoom}')
-        super().__init__(p, draw, size, mode, pad_mode, align_corners, batch)
+        super().__init__(p, draw, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
         self.min_zoom = as_float(min_zoom, 'min_zoom')
         self.max_zoom = as_float(max_zoom, 'max_zoom')
         self.draw_x = draw_x
@@ -376,7 +378,7 @@ class Warp(Geometry):
         align_corners: bool = True,  # see `resample`
         batch: bool = False,  # one draw for the whole batch
     ):
-        super().__init__(p, None, size, mode, pad_mode, align_corners, batch)
+        super().__init__(p, None, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
         self.magnitude = as_float(magnitude, 'magnitude')
         self.draw_x = draw_x
         self.draw_y = draw_y
@@ -413,7 +415,7 @@ class RandomResizedCropGPU(Geometry):
     ):
         if not 0 < min_scale <= max_scale:
             raise ValueError(f'a crop needs 0 < min_scale <= max_scale, got {min_scale} and {max_scale}')
-        super().__init__(1.0, None, size, mode, pad_mode, align_corners, batch)
+        super().__init__(1.0, None, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, batch=batch)
         self.min_scale = as_float(min_scale, 'min_scale')
         self.max_scale = as_float(max_scale, 'max_scale')
         self.valid_scale = as_float(valid_scale, 'valid_scale', least=0, most=1)
@@ -457,7 +459,7 @@ class Resample(Geometry):
         pad_mode: str = 'reflection',  # or 'border', 'zeros'
         align_corners: bool = True,  # see `resample`
     ):
-        super().__init__(1.0, None, size, mode, pad_mode, align_corners)
+        super().__init__(1.0, None, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
         self.tfms = [tfm_from_dict(t) if isinstance(t, dict) else t for t in tfms]
 
     def mats(self, n: int, hw: tuple[int, int], rng: torch.Generator | None = None) -> Tensor:

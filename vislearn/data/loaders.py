@@ -23,9 +23,11 @@ from torch import nn
 from vislearn.core import (
     Pipeline,
     as_int,
+    as_seed,
     batch_rng,
     compute_alone,
     default_device,
+    epoch_order,
     suggest,
 )
 from .augment import Rows
@@ -153,10 +155,10 @@ class Loader:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.workers = workers
-        self.batch_tfms = batch_tfms if isinstance(batch_tfms, BatchPipeline) else BatchPipeline(batch_tfms)
+        self.batch_tfms = BatchPipeline.of(batch_tfms)
         self.num_workers = default_workers() if num_workers is None else as_int(num_workers, 'num_workers', least=0)
         self.device = default_device(device)
-        self.seed = int(torch.randint(2**31, (1,), device='cpu')) if seed is None else as_int(seed, 'seed')
+        self.seed = as_seed(seed)
         self.weights: torch.Tensor | None = None
         if weights is not None:
             self.weights = torch.as_tensor(weights, dtype=torch.double, device='cpu')
@@ -226,11 +228,11 @@ class Loader:
         epoch: int,
     ) -> list[int]:
         "The positions of the items in the order of that epoch."
-        rng = batch_rng(self.seed, epoch, -1)
         if self.weights is not None:
+            rng = batch_rng(self.seed, epoch, -1)
             return torch.multinomial(self.weights, self.n, replacement=True, generator=rng).tolist()
         if self.shuffle:
-            return torch.randperm(self.n, generator=rng, device='cpu').tolist()
+            return epoch_order(self.n, self.seed, epoch)
         return list(range(self.n))
 
     def load(
@@ -633,7 +635,7 @@ class DataLoaders:
                 after_item=after_item,
                 after_batch=after_batch,
             )
-        tfms = after_batch if isinstance(after_batch, BatchPipeline) else BatchPipeline(after_batch)
+        tfms = BatchPipeline.of(after_batch)
         loaders = []
         for i, o in enumerate(_with_item_tfms(ds, after_item)):
             loader = Loader(

@@ -320,7 +320,7 @@ class Cutout(Mask):
         for _ in range(self.n_holes):
             top = rng.uniform(0, h) - side / 2
             left = rng.uniform(0, w) - side / 2
-            m |= _box(h, w, top, left, side, side)
+            m |= _box(h, w, top=top, left=left, bh=side, bw=side)
         return m
 
 
@@ -348,7 +348,7 @@ class EraseItem(Mask):
         aspect = math.exp(rng.uniform(-most, most))
         bh = min(h, math.sqrt(area * aspect))
         bw = min(w, math.sqrt(area / aspect))
-        return _box(h, w, rng.uniform(0, h - bh), rng.uniform(0, w - bw), bh, bw)
+        return _box(h, w, top=rng.uniform(0, h - bh), left=rng.uniform(0, w - bw), bh=bh, bw=bw)
 
 # %% ../../nbs/data/11_policies.ipynb #6829294a
 class HideAndSeek(Mask):

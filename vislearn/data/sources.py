@@ -603,7 +603,10 @@ class ImageDataLoaders(DataLoaders):
         named = None if names is None else read_names(Path(path) / names, encoding)
         parts: list[PicturePairs | None] = []
         for name in (fname, valid, test):
-            listed = None if name is None else read_list(Path(path) / name, path, sep, label_delim, named, encoding)
+            listed = None
+            if name is not None:
+                file = Path(path) / name
+                listed = read_list(file, path, sep=sep, label_delim=label_delim, names=named, encoding=encoding)
             parts.append(listed)
         vocab = list(named.values()) if named else None
         block: TargetBlock = CategoryBlock(vocab=vocab)

@@ -18,7 +18,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..core import Pipeline, as_int, batch_rng, default_device, each_picture, item_rng, step_of
+from vislearn.core import (
+    Pipeline,
+    as_int,
+    as_seed,
+    batch_rng,
+    default_device,
+    each_picture,
+    epoch_order,
+    item_rng,
+    step_of,
+)
 from .batches import BatchPipeline
 from .image import to_tensor
 from .show import get_grid, show_image
@@ -144,10 +154,10 @@ class TupleLoader:
         self.bs = min(as_int(bs, 'bs', least=1), max(1, len(dataset)))
         self.shuffle, self.drop_last = shuffle, drop_last
         self.item_tfms = Pipeline(item_tfms)
-        made = batch_tfms if isinstance(batch_tfms, BatchPipeline) else BatchPipeline(batch_tfms)
-        self.batch_tfms = made.valid() if is_valid else made
+        tfms = BatchPipeline.of(batch_tfms)
+        self.batch_tfms = tfms.valid() if is_valid else tfms
         self.device = default_device(device)
-        self.seed = int(torch.randint(2**31, (1,), device='cpu')) if seed is None else as_int(seed, 'seed')
+        self.seed = as_seed(seed)
         self.n_inp = n_inp
         self.is_valid = is_valid
         self.epoch = 0  # passes begun; the next one's number
@@ -178,7 +188,7 @@ class TupleLoader:
         "The positions of the samples in the order of that epoch."
         if not self.shuffle:
             return list(range(self.n))
-        return torch.randperm(self.n, generator=batch_rng(self.seed, epoch, -1), device='cpu').tolist()
+        return epoch_order(self.n, self.seed, epoch)
 
     def sample(
         self,

@@ -50,7 +50,13 @@ class KeptPredictor:
         training = any(m.training for m in learn.model.modules())
         model = copy.deepcopy(learn.model) if training else learn.model  # a run under way keeps its mode
         predictor = Predictor(
-            model, learn.dls.target, dl.item_tfms, dl.batch_tfms, learn.device, learn.precision, get_x=source
+            model,
+            learn.dls.target,
+            item_tfms=dl.item_tfms,
+            batch_tfms=dl.batch_tfms,
+            device=learn.device,
+            precision=learn.precision,
+            get_x=source,
         )
         self._made = parts, values, predictor
         return predictor

@@ -204,4 +204,11 @@ def load_predictor(
     state = load_bundle(Path(fname))
     items, batches = bundle_pipelines(state, item_tfms, batch_tfms)
     target = Target.from_dict(state['target'])
-    return Predictor(bundle_model(state, model), target, items, batches, device, precision or state['precision'])
+    return Predictor(
+        bundle_model(state, model),
+        target,
+        item_tfms=items,
+        batch_tfms=batches,
+        device=device,
+        precision=precision or state['precision'],
+    )

@@ -455,7 +455,7 @@ class ClassificationInterpretation(Interpretation):
         "Reliability diagram: draw accuracy against confidence."
         title = 'Calibration' if temperature == 1 else f'Calibration at temperature {temperature:.2f}'
         probs = rescale(self.preds, temperature, self.target)
-        plot_reliability(probs, self.targs, n_bins, title, figsize, ax)
+        plot_reliability(probs, self.targs, n_bins=n_bins, title=title, figsize=figsize, ax=ax)
 
     def temperature(self) -> float:
         "The temperature that calibrates the probabilities best on this set; above 1 the model is overconfident."
