@@ -237,7 +237,7 @@ def epoch_order(
     seed: int,
     epoch: int,
 ) -> list[int]:
-    "The positions of `n` items, shuffled anew for each epoch."
+    "The positions of `n` items in a random order, another one for each epoch."
     return torch.randperm(n, generator=batch_rng(seed, epoch, -1), device='cpu').tolist()
 
 

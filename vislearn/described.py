@@ -34,7 +34,7 @@ _F = TypeVar('_F', bound=Callable)
 def remembers_call(
     f: _F,  # makes an object that can have attributes
 ) -> _F:
-    "Decorator: what `f` makes knows by which call, in its attribute `made_by`."
+    "Decorator: what `f` returns records the call that made it, in its attribute `made_by`."
     params = inspect.signature(f, follow_wrapped=False)
 
     @functools.wraps(f)
@@ -173,7 +173,7 @@ def _described_table(args: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _splits_alike(made: MadeBy, options: Mapping[str, Any]) -> bool:
-    "Are the same items for validation whatever the seed?"
+    "Is the validation set the same whatever the seed?"
     if made.name == 'DataBlock':
         return True
     if made.name == 'from_folder':

@@ -83,7 +83,7 @@ def atomic_save(
     obj: Any,  # for `torch.save`
     path: str | Path,  # the file; its folder is created
 ) -> Path:
-    """Write `obj` so that whatever happens, `path` holds either what it held before or all of the new.
+    """Write `obj` atomically: whatever happens, the file `path` holds its old content or all of the new.
 
     Raises an `OSError` that says how much was needed when the disk is full.
     """

@@ -641,7 +641,7 @@ class Learner(TrainLoop):
         show_plot: bool = True,
         suggest_funcs: Callable | Sequence[Callable] | None = valley,  # any of valley, steep, minimum, slide
     ) -> Any:  # a named tuple with a rate (or None) for each function
-        "Train for `num_it` batches with a rising rate, plot the loss, suggest a rate; everything is put back."
+        "Train for `num_it` batches with a rising rate, plot the loss, suggest a rate; everything is restored."
         return find_lr(
             self,
             start_lr=start_lr,

@@ -64,7 +64,7 @@ class Answer(ABC):
         self,
         y: Any,  # the encoded label of a picture: an index, or bool (c,)
     ) -> int | list[int] | None:
-        "What `decision` is of a record that is right."
+        "What `decision` gives for a correct record."
         return None
 
     def to_dict(self) -> dict[str, Any]:

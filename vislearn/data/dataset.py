@@ -324,7 +324,7 @@ class Dataset:
         self,
         found: dict[int, tuple[str, str]],  # position -> reason and kind
     ) -> None:
-        "Remember and report bad pictures; an `ImageError` when there are too many for bad luck."
+        "Remember and report bad pictures; an `ImageError` when there are so many that they must have a common cause."
         for i in sorted(found.keys() - self.bad.keys()):
             warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
         self.bad |= found

@@ -83,7 +83,7 @@ def _split(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
 
 
 def _delimiter_of(text: str, usual: str) -> str:
-    "What is between the cells: the usual, or the one with which all rows have the same number of several cells."
+    "The character between cells: the usual one, or the one that gives all rows the same number of cells, at least two."
     rows = _split(text, usual)
     if len(rows[0][1]) > 1:
         return usual

@@ -65,7 +65,7 @@ def _do(f: Callable, job: tuple) -> tuple[bool, Any]:
 
 # %% ../../nbs/data/16_workers.ipynb #10f41dd6
 class WorkerError(RuntimeError):
-    "Worker processes died more often than bad luck explains; the message says what was read, and the likely cause."
+    "Worker processes died too often; the message says what was read, and the likely cause."
 
 
 _CAUSES = (

@@ -210,7 +210,18 @@ def _plan_ratio_resize(step: RatioResize, g: Graph, h: Number, w: Number) -> Pla
     zero = g.number(0)
     scale = g.number(step.max_sz) / h.at_least(w)
     nh, nw = (h * scale).rounded().at_least(1), (w * scale).rounded().at_least(1)
-    return Plan(top=zero, left=zero, box_h=h, box_w=w, h=nh, w=nw, pad_top=zero, pad_left=zero, out_h=nh, out_w=nw)
+    return Plan(
+        top=zero,
+        left=zero,
+        box_h=h,
+        box_w=w,
+        h=nh,
+        w=nw,
+        pad_top=zero,
+        pad_left=zero,
+        out_h=nh,
+        out_w=nw,
+    )
 
 
 PLANS: dict[type, Callable[..., Plan]] = {

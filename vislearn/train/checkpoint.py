@@ -57,7 +57,7 @@ def learner_state(
     learn: Any,
     mid_epoch: bool = False,  # is an epoch of training in progress?
 ) -> dict[str, Any]:
-    "What a learner is between two fits, as plain data, except for random numbers."
+    "The state of a learner between two fits, as plain data, except for random numbers."
     return {
         'n_fits': learn.n_fits,
         'model': learn.model.state_dict(),
@@ -72,7 +72,7 @@ def run_state(
     learn: Any,
     position: tuple[int, int],  # epoch, and batches done in it
 ) -> dict[str, Any]:
-    "Where a run is, as plain data, except for the state of callbacks."
+    "The state of a run, as plain data, except for that of callbacks."
     params = [*learn.model.parameters()]
     rng = get_rng_state()
     return {
@@ -100,7 +100,7 @@ def restore_learner(
     learn: Any,
     state: Mapping[str, Any],  # from `learner_state`
 ) -> None:
-    "Make a learner what it was between two fits, except for random numbers."
+    "Restore the state of a learner between two fits, except for random numbers."
     learn.n_fits = state['n_fits']
     learn.model.load_state_dict(state['model'])
     for p, requires_grad in zip(learn.model.parameters(), state['requires_grad']):
@@ -122,7 +122,7 @@ def restore_run(
     learn: Any,
     state: Mapping[str, Any],  # from `run_state`
 ) -> None:
-    "Put a learner where a run was, except for callbacks and random numbers."
+    "Restore the state of a run in a learner, except for callbacks and random numbers."
     _check_n_batches(learn, state)
     restore_learner(learn, state)
     learn.position = tuple(state['position'])
@@ -147,7 +147,7 @@ def _check_n_batches(learn: Any, state: Mapping[str, Any]) -> None:
 
 
 def _restore_cbs(cbs: Iterable[Callback], states: Sequence[tuple[str, dict]]) -> None:
-    "Give each callback what one of its name had kept."
+    "Restore each callback from the state that was saved under its name."
     states = list(states)
     for cb in cbs:
         i = next((i for i, (name, _) in enumerate(states) if name == cb.name), None)

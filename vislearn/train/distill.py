@@ -323,7 +323,7 @@ class Distill(Callback):
         self,
         learn: Any,  # with `xb`
     ) -> Tensor:  # (bs,c), or (bs,c+nf) with features
-        "What the teacher says of the batch under way."
+        "What the teacher predicts for the current batch."
 
         def ask() -> Tensor:
             dtype = PRECISIONS[resolve_precision(learn.precision, learn.device)]
@@ -340,7 +340,7 @@ class Distill(Callback):
         learn: Any,  # with `pred`
         answers: Tensor,  # (bs,c), the teacher's logits
     ) -> Tensor:  # ()
-        "How far the student's answers are from the teacher's on the batch under way."
+        "How far the student's predictions are from the teacher's on the current batch."
         if answers.shape != learn.pred.shape:
             raise ValueError(
                 f'the teacher gives {tuple(answers.shape)} outputs for this batch, the student '
@@ -352,7 +352,7 @@ class Distill(Callback):
         self,
         theirs: Tensor,  # (bs,nf), the teacher's pooled features
     ) -> Tensor:  # ()
-        "How far the student's projected features are from the teacher's on the batch under way."
+        "How far the student's projected features are from the teacher's on the current batch."
         if self.body_out is None:
             raise RuntimeError('the body of the network was not called for this batch')
         ours = pooled(self.body_out)

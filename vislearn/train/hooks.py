@@ -63,7 +63,7 @@ class Hook:
         self.stored = self.hook_func(module, self._kept(inputs), self._kept(output))
 
     def remove(self) -> None:
-        "Catch no more."
+        "Remove the hook from its module."
         self.handle.remove()
         self.removed = True
 
@@ -99,7 +99,7 @@ class Hooks(Sequence):
         return [hook.stored for hook in self]
 
     def remove(self) -> None:
-        "Catch no more."
+        "Remove the hooks from their modules."
         for hook in self:
             hook.remove()
 

@@ -26,7 +26,7 @@ _SAMPLE = 1000  # items of a loader that are compared
 
 
 def _outline(dl: Any) -> tuple:
-    "What must be the same of a loader in all processes."
+    "What of a loader must be the same in all processes."
     y = getattr(getattr(dl, 'dataset', None), 'y', None)
     labels = float(y.double().sum()) if isinstance(y, Tensor) else None
     items = getattr(dl, 'items', ())
@@ -45,7 +45,7 @@ def _outline(dl: Any) -> tuple:
 def check_same_data(
     dls: Iterable[Any],  # loaders
 ) -> None:
-    "A `ValueError` where the processes have not the same items, labels and batches."
+    "Raises a `ValueError` where processes differ in their items, labels or batches."
     if world_size() == 1:
         return
     first, *others = gather([_outline(dl) for dl in dls])
@@ -64,7 +64,7 @@ def check_same_data(
 def begin_alike(
     learn: Any,  # with model, dls, seed and n_fits
 ) -> None:
-    "Weights, buffers, seeds and passes as rank 0 has them."
+    "Give all processes the weights, buffers, seeds and passes of rank 0."
     if world_size() == 1:
         return
     copy_from_rank0([*learn.model.parameters(), *learn.model.buffers()])
@@ -92,7 +92,7 @@ def rate_factor(
 def own_part(
     batch: Sequence[Tensor],  # (bs,...) each
 ) -> tuple[Tensor, ...]:
-    "What this process has of a batch."
+    "This process's part of a batch."
     start, stop = shares(len(batch[0]), world_size())[rank()]
     return tuple(o[start:stop] for o in batch)
 
@@ -108,7 +108,7 @@ def loss_denominator(
     n: int,  # pictures
     device: torch.device,
 ) -> Tensor:  # () float
-    """What the mean that a loss takes is divided by.
+    """The number by which a loss divides its sum to get the mean.
 
     >>> weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
     >>> loss_denominator(weighted, torch.tensor([1, 1]), 2, torch.device('cpu'))

@@ -22,7 +22,7 @@ class PrettyString(str):
 
 
 class Layer(NamedTuple):
-    "A layer of a network and what it gave."
+    "A layer of a network and its output."
 
     name: str  # of its class
     shape: str  # of its output
