@@ -141,7 +141,7 @@ class _CrossValidation:
         if dls.vocab is None:
             raise TypeError(f'{dls.target} has no classes for a classifier on features; give make_learner=')
         learn = vision_learner(dls, 'efficientnet_lite0')  # adds the normalisation that belongs to it
-        dl = dls.train_eval()
+        dl: Any = dls.train_eval()
         x = embed(learn.model.to(dl.device), dl)
         items, sources = _read_items(dl)
         y = dl.dataset.y[list(dl.read)]

@@ -475,7 +475,8 @@ class DataBlock:
     ) -> None:
         "Print what each step makes of one item, and of a small batch."
         dls = self.dataloaders(source, bs=bs, num_workers=0, seed=0)
-        dl, ds = dls.train, dls.train_ds
+        dl = dls.train
+        ds = dl.dataset
         sizes = [str(loader.n) for loader in dls]
         echo(f'{sum(loader.n for loader in dls)} items; split into {" + ".join(sizes)}')
         echo(f'labels: {ds.target}\n\none training item')

@@ -475,7 +475,7 @@ class Datasets:
             get_y=InTurn(tuple(labels[: labels.index(encoder)])),
             splitter=lambda items: splits,
             item_tfms=[*tfms, *listify(item_tfms)],
-            batch_tfms=batch_tfms,
+            batch_tfms=listify(batch_tfms),
         )
 
     @did_you_mean
