@@ -30,6 +30,7 @@ from PIL import Image
 from tiny import FULL, TinyNet, make_dls, make_pictures, same_weights, tiny_net
 from torch import nn
 
+import vislearn
 from vislearn.clean.folds import find_label_errors
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vislearn.data.files import get_image_files
@@ -101,6 +102,8 @@ def test_a_beginners_mistakes_are_answered_with_what_to_do(learn, pictures):
         vision_learner('resnet18', learn.dls)
     with pytest.raises(TypeError, match=r'a Learner is needed, not str; load_learner\(file\)'):
         ClassificationInterpretation.from_learner('export.pkl')
+    with pytest.raises(AttributeError, match=r'from vislearn.all import \*'):
+        vislearn.Learner()
     with pytest.raises(AttributeError, match='use ClassificationInterpretation'):
         learn.plot_confusion_matrix()
     with pytest.raises(FileNotFoundError, match=r'there are no weights .*model.pth; learn.save\(name\) writes one'):
@@ -115,6 +118,18 @@ def test_a_beginners_mistakes_are_answered_with_what_to_do(learn, pictures):
         ImageDataLoaders.from_folder(folder, valid_pct=0.2)
     with pytest.raises(FileNotFoundError, match=r'or keep back a share with valid_pct=.2'):
         ImageDataLoaders.from_folder(pictures, item_tfms=Resize(8))
+
+
+def test_a_learner_from_a_file_says_that_it_has_no_pictures(trained, tmp_path):
+    loaded = load_learner(trained.export(tmp_path / 'export.pkl'), model=tiny_net())
+    with pytest.raises(
+        ValueError, match='a learner from a file has no pictures; learn.dls = dls gives it some, or dl='
+    ):
+        ClassificationInterpretation.from_learner(loaded)
+    n = trained.dls.valid.n
+    assert len(ClassificationInterpretation.from_learner(loaded, dl=trained.dls.valid).preds) == n
+    loaded.dls = trained.dls
+    assert len(ClassificationInterpretation.from_learner(loaded).preds) == n
 
 
 def test_it_learns(trained):

@@ -312,7 +312,7 @@ def plot_pr(
     ax = _curves(axes_or_new(ax, figsize), curve, areas, vocab, wanted, unit='average precision')
     ax.set(
         xlabel='Recall: share of the label that is found',
-        ylabel='Precision: share of predictions that are right',
+        ylabel='Precision: share of\npredictions that are right',
         title=f'{title} (mAP {areas.nanmean():.3f})',
     )
     return ax

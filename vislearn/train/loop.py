@@ -268,6 +268,9 @@ def _check_is_loader(dl: Any) -> None:
         raise TypeError(f'dl is a loader, such as dls.valid, or dls.test_dl(items) for other items; got a {kind}')
 
 
+_GIVE_PICTURES = ' (a learner from a file has no pictures; learn.dls = dls gives it some, or dl=dls.valid for one call)'
+
+
 class TrainLoop(CallbackHost):
     """Train a model on `dls[0]`, validate it on `dls[1]`; callbacks see and may change everything on the way.
 
@@ -904,7 +907,8 @@ class TrainLoop(CallbackHost):
             preds, targs, xs = self._gather(dl, with_input).joined()
         if preds is None:
             is_empty = not len(dl)
-            raise ValueError(f'nothing to predict: {"the loader is empty" if is_empty else "no picture can be used"}')
+            why = f'the loader is empty{_GIVE_PICTURES}' if is_empty else 'no picture can be used'
+            raise ValueError(f'nothing to predict: {why}')
         target = getattr(self.dls, 'target', None)
         if act is None:
             act = target.probs if target else torch.nn.Identity()
