@@ -178,6 +178,26 @@ def test_sort_into_copies_each_picture_once(here, vislearn, tmp_path, monkeypatc
     assert (code, found) == (1, []) and 'this one predicts Regression' in said
 
 
+def test_sort_into_finds_a_name_for_pictures_that_have_none(here, vislearn, tmp_path):
+    image = base64.b64encode((here / 'pictures/red.png').read_bytes()).decode()
+    rows = [{'item': name, 'image': image} for name in ('..', '.', 'http://127.0.0.1/', '../../up.png')]
+    (tmp_path / 'odd.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    code, found, _ = vislearn('model.onnx', tmp_path / 'odd.jsonl', '--sort-into', tmp_path / 'odd')
+    assert code == 0 and [o['item'] for o in found] == [o['item'] for o in rows]
+    assert sorted(o.name for o in (tmp_path / 'odd/r').iterdir()) == ['picture', 'up.png']
+
+
+def test_a_cluster_that_sets_world_size_alone_starts_no_processes(here, vislearn, monkeypatch, capsys):
+    from vislearn.app.cli import main
+
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.delenv('RANK', raising=False)
+    (here / 'labelled.csv').write_text('pictures/red.png,r\npictures/blue.png,b\n')
+    assert main(['evaluate', 'model.onnx', 'labelled.csv', '--json-only']) == 0
+    assert json.loads(capsys.readouterr().out)['accuracy'] == 1
+    assert vislearn('model.onnx', 'broken.jpg')[0] == 3
+
+
 def test_strict_stops_at_the_first_item_that_cannot_be_used(vislearn):
     code, _, said = vislearn('model.onnx', 'pictures/red.png', 'broken.jpg', 'pictures', '--strict', '-o', 's.jsonl')
     assert code == 1 and 'broken.jpg: ' in said and '--strict' in said.splitlines()[-1]
@@ -213,6 +233,8 @@ def test_what_cannot_be_done_is_one_text_and_exit_code_1(vislearn, args, said):
         ('bench model.onnx --batch-sizes x', "whole numbers such as 1,8,32, got 'x'"),
         ('export model.onnx pictures', 'but an ONNX model'),
         ('evaluate model.onnx pictures', 'one sub-folder for each label'),
+        ('evaluate model.onnx empty.csv', 'one sub-folder for each label'),
+        ('evaluate model.onnx paths.csv', "a path and a label in each row; one row is ['pictures/red.png']"),
         ('evaluate numbers.onnx pictures', 'this one predicts Regression'),
     ],
 )
@@ -220,6 +242,8 @@ def test_errors_of_other_verbs(here, vislearn, capsys, words, said):
     from vislearn.app.cli import main
 
     (here / 'damaged.onnx').write_bytes(b'\x38\x01')  # a number where the graph should be
+    (here / 'empty.csv').write_text('')
+    (here / 'paths.csv').write_text('pictures/red.png\n')
     assert main(words.split()) == 1
     text = capsys.readouterr().err
     assert said in text and len(text.splitlines()) == 1

@@ -113,6 +113,19 @@ def test_a_run_is_not_overwritten_by_accident(pictures, tmp_path):
     assert r.returncode == 1 and '--force replaces it' in r.stderr and 'Traceback' not in r.stderr
 
 
+def test_force_replaces_a_run_and_no_other_folder(pictures, tmp_path):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos/mine.jpg').write_bytes(b'irreplaceable')
+    r = run('train', pictures, '--out', 'photos', '--force', *SMALL, cwd=tmp_path)
+    assert r.returncode == 1 and 'no run that could be replaced' in r.stderr and 'Traceback' not in r.stderr
+    assert (tmp_path / 'photos/mine.jpg').exists()
+
+
+def test_a_rate_that_is_no_number_is_named(pictures, tmp_path):
+    r = run('train', pictures, '--lr', 'fast', *SMALL, cwd=tmp_path)
+    assert r.returncode == 1 and "lr is a number, got 'fast'" in r.stderr
+
+
 def test_dry_run_leaves_nothing(pictures, tmp_path):
     r = run('train', pictures, '--dry-run', *SMALL, cwd=tmp_path)
     assert r.returncode == 0, r.stderr

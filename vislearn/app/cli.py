@@ -176,7 +176,7 @@ def usage() -> str:
     )
 
 # %% ../../nbs/app/09_cli.ipynb #6eca1049
-def _says(e: BaseException) -> str:
+def _error_message(e: BaseException) -> str:
     "An error as one text: its message and notes, with its class where the message alone would not tell."
     text = (
         str(e)
@@ -188,12 +188,14 @@ def _says(e: BaseException) -> str:
 
 def _run_verb(name: str, args: dict[str, Any]) -> int:
     "Call a verb with its parsed arguments; its exit code."
-    f = verbs[name]
-    several = [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.VAR_POSITIONAL]
-    rest = args.pop(several[0]) if several else []
-    first = [args.pop(k) for k in list(args) if k in _before(f)] if several else []
+    positional: list[Any] = []
+    for k, p in inspect.signature(verbs[name]).parameters.items():
+        if p.kind is p.POSITIONAL_OR_KEYWORD:
+            positional.append(args.pop(k))
+        elif p.kind is p.VAR_POSITIONAL:
+            positional += args.pop(k)
     try:
-        return f(*first, *rest, **args) or 0
+        return verbs[name](*positional, **args) or 0
     except KeyboardInterrupt:
         print('\nstopped', file=sys.stderr)
         return 130
@@ -203,7 +205,7 @@ def _run_verb(name: str, args: dict[str, Any]) -> int:
     except Exception as e:
         if os.environ.get('VISLEARN_TRACEBACK'):
             raise
-        print(f'vislearn {name}: {_says(e)}', file=sys.stderr)
+        print(f'vislearn {name}: {_error_message(e)}', file=sys.stderr)
         return 1
 
 
@@ -233,11 +235,6 @@ def _joined(words: list[str], short: str, long: str, between: str) -> list[str]:
         else:
             left.append(o)
     return [*left, long, between.join(values)] if values else left
-
-
-def _before(f: Callable) -> list[str]:
-    "The parameters that stand before the one that takes any number."
-    return [k for k, p in inspect.signature(f).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def main(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTS', 'TABLES', 'RUN_KEYS', 'PHASES', 'ConfigError', 'read_config', 'override', 'known_names', 'registered',
-           'import_module', 'find', 'made', 'call', 'check_tables', 'build_data', 'build', 'phases', 'check_phases',
-           'run_phase', 'to_python', 'to_toml']
+           'import_module', 'find', 'made', 'call', 'check_tables', 'build_data', 'build', 'phases', 'phase_method',
+           'check_phases', 'run_phase', 'to_python', 'to_toml']
 
 # %% ../../nbs/app/02_config.ipynb #31fd0b8f
 import importlib
@@ -177,6 +177,9 @@ def registered(
     return frozenset(lists[key]()) if key in lists else frozenset()
 
 
+_imported: set[str] = set()  # names of modules that the caller gave
+
+
 def import_module(
     name: str,  # dotted name of a module, or the path of a .py file
     beside: str | Path = '.',  # a folder where a .py file is also looked for
@@ -203,9 +206,6 @@ def _module_of(file: Path) -> Any:
     sys.modules[file.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-_imported: set[str] = set()  # modules that the caller named
 
 
 def _hint(name: str, key: str) -> str:
@@ -285,7 +285,7 @@ def call(
     kwargs: Mapping[str, Any],  # from the configuration
     where: str,  # its place there
 ) -> Any:
-    "`f` called with the arguments of a table; a `ConfigError` for those that it has not got."
+    "`f` called with the arguments of a table; a `ConfigError` for those that it does not have."
     _check_arguments(f, kwargs, where)
     args = {k: made(v, f'{where}.{k}', k) for k, v in kwargs.items()}
     try:
@@ -331,10 +331,9 @@ def build_data(
 
     kind, table = _data_table(cfg)
     if kind == 'DataBlock':
-        params = inspect.signature(DataBlock).parameters
-        block = call(DataBlock, {k: v for k, v in table.items() if k in params}, 'data')
-        rest = {k: v for k, v in table.items() if k not in params}
-        return call(block.dataloaders, rest, 'data')
+        of_block, of_loaders = _block_and_loaders(table)
+        block = call(DataBlock, of_block, 'data')
+        return call(block.dataloaders, of_loaders, 'data')
     constructors = [k for k in dir(ImageDataLoaders) if k.startswith('from_')]
     if kind not in constructors:
         raise ConfigError(f'data: there is no type {kind!r}{_suggest_all(kind, ["DataBlock", *constructors])}')
@@ -350,6 +349,15 @@ def _data_table(cfg: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if 'device' in cfg.get('run', {}):
         table.setdefault('device', cfg['run']['device'])
     return kind, table
+
+
+def _block_and_loaders(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    "The arguments of `DataBlock` in `[data]`, and those of its `dataloaders`."
+    from vislearn.data.block import DataBlock
+
+    params = inspect.signature(DataBlock).parameters
+    of_block = {k: v for k, v in table.items() if k in params}
+    return of_block, {k: v for k, v in table.items() if k not in params}
 
 
 def build(
@@ -395,13 +403,17 @@ def phases(
     return [dict(o) for o in (fit if isinstance(fit, list) else [fit])]
 
 
-def _phase_of(
-    table: Mapping[str, Any],
-    where: str,
-) -> tuple[str, dict[str, Any]]:
+def phase_method(
+    table: Mapping[str, Any],  # of one phase
+) -> str:
+    "The method of a learner that a phase names; `fine_tune` where it names none."
+    return table.get('type', 'fine_tune')
+
+
+def _phase_of(table: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     "The method of a learner that a phase names, and its arguments."
-    arguments = dict(table)
-    method = arguments.pop('type', 'fine_tune')
+    method = phase_method(table)
+    arguments = {k: v for k, v in table.items() if k != 'type'}
     if method not in PHASES:
         raise ConfigError(f'{where}: there is no type {method!r}{_suggest_all(method, PHASES)}')
     return method, arguments
@@ -446,18 +458,15 @@ def to_python(
         lines.append(f'set_seed({seed})')
         learner.setdefault('seed', seed)
     if kind == 'DataBlock':
-        from vislearn.data.block import DataBlock
-
-        params = inspect.signature(DataBlock).parameters
-        block = {k: v for k, v in table.items() if k in params}
-        lines.append(f'block = DataBlock({_arguments(block)})')
-        lines.append(f'dls = block.dataloaders({_arguments({k: v for k, v in table.items() if k not in params})})')
+        of_block, of_loaders = _block_and_loaders(table)
+        lines.append(f'block = DataBlock({_arguments(of_block)})')
+        lines.append(f'dls = block.dataloaders({_arguments(of_loaders)})')
     else:
         lines.append(f'dls = ImageDataLoaders.{kind}({_arguments(table)})')
     lines.append(f'learn = vision_learner(dls, {_arguments(learner)})')
-    for phase in phases(cfg):
-        method = phase.pop('type', 'fine_tune')
-        lines.append(f'learn.{method}({_arguments(phase)})')
+    for i, table in enumerate(phases(cfg)):
+        method, arguments = _phase_of(table, f'fit.{i}')
+        lines.append(f'learn.{method}({_arguments(arguments)})')
     return '\n'.join(lines) + '\n'
 
 

@@ -82,7 +82,7 @@ def predict(
     if not inputs:
         raise ValueError('give pictures, folders or lists to predict, or - for standard input')
     tally = _Tally()
-    with _several(inputs), _told_when_stopped(out, tally):
+    with _working_together(inputs), _told_when_stopped(out, tally):
         answering = open_engine(
             model, engine=engine, provider=provider, precision=precision, threads=threads, device=device
         )
@@ -101,7 +101,7 @@ def predict(
                     _tell(record, strict)
                 source = sources.popleft()
                 if sort_into and 'error' not in record:
-                    _sort(record, source, sort_into)
+                    _copy_into_labels(record, source, sort_into)
     return SOME_FAILED if tally.n_failed and not _is_shared() else 0
 
 
@@ -139,11 +139,11 @@ def _tell(record: dict[str, Any], strict: bool) -> None:
 
 
 def _is_shared() -> bool:
-    "Do several processes predict? Asked of the environment, as ONNX files need no PyTorch."
-    return int(os.environ.get('WORLD_SIZE', 1)) > 1
+    "Do several processes predict? As `distrib.is_launched`, without PyTorch, which ONNX files do not need."
+    return 'RANK' in os.environ and int(os.environ.get('WORLD_SIZE', 1)) > 1
 
 
-def _several(inputs: Sequence[str]) -> Any:
+def _working_together(inputs: Sequence[str]) -> Any:
     "The processes that torchrun started work together."
     if not _is_shared():
         return nullcontext()
@@ -174,13 +174,13 @@ def _shared_output(out: Path | None, engine: Any, resume: bool) -> Iterator[tupl
     from vislearn.distrib import barrier, from_rank0, on_rank0, rank
 
     folder = from_rank0(_folder_of_parts(out))
-    on_rank0(_take_in, folder, out, engine, resume)  # what a run that was killed had done
+    on_rank0(_merge_parts, folder, out, engine, resume)  # what a run that was killed had done
     done = from_rank0(_done(out) if resume else set())
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f'{rank():05}.jsonl', 'w', encoding='utf-8') as f:
         yield lambda record: _write(f, to_json(record) + '\n'), done
     barrier()
-    on_rank0(_take_in, folder, out, engine, resume, True)  # all are at the end
+    on_rank0(_merge_parts, folder, out, engine, resume, True)  # all are at the end
 
 
 def _folder_of_parts(out: Path | None) -> Path:
@@ -188,7 +188,7 @@ def _folder_of_parts(out: Path | None) -> Path:
     return Path(tempfile.mkdtemp()) if out is None else out.with_name(f'.{out.name}.parts')
 
 
-def _take_in(folder: Path, out: Path | None, engine: Any, resume: bool, at_end: bool = False) -> None:
+def _merge_parts(folder: Path, out: Path | None, engine: Any, resume: bool, at_end: bool = False) -> None:
     "Move the records of all parts to the output, one of each in turn; without `resume` parts of an older run go."
     parts = sorted(folder.glob('*.jsonl'))
     if at_end or resume and parts:
@@ -225,18 +225,18 @@ def _output(out: Path | None, engine: Any, resume: bool) -> Iterator[tuple[Any, 
     suffix = '' if out is None else out.suffix.lower()
     if resume and suffix not in ('.jsonl', '.ndjson', '.csv'):
         raise ValueError('--resume goes on with a .jsonl or .csv file: give it with --out')
+    done = _done(out) if resume else set()
     if out is None:
-        yield lambda record: print(to_json(record), flush=True), set()
+        yield lambda record: print(to_json(record), flush=True), done
     elif suffix in ('.jsonl', '.ndjson'):
-        done = _done(out) if resume else set()
         with open(out, 'a' if resume else 'w', encoding='utf-8') as f:
             yield lambda record: _write(f, to_json(record) + '\n'), done
     elif suffix == '.csv':
-        with _csv(out, engine, resume) as written:
-            yield written
+        with _csv(out, engine, resume) as write:
+            yield write, done
     elif suffix == '.parquet':
         with _parquet(out, engine) as write:
-            yield write, set()
+            yield write, done
     else:
         raise ValueError(f'--out must end in .jsonl, .csv or .parquet, got {out}')
 
@@ -248,10 +248,10 @@ def _write(f: IO[str], text: str) -> None:
 
 
 @contextmanager
-def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
+def _csv(out: Path, engine: Any, resume: bool) -> Iterator[Any]:
+    "A function that writes a record."
     from vislearn.deploy.records import flat
 
-    done = _items_of_table(out) if resume and out.exists() else set()
     old = resume and out.exists() and out.stat().st_size > 0
     with open(out, 'a' if old else 'w', encoding='utf-8', newline='') as f:
         table = csv.DictWriter(f, _columns(engine), extrasaction='ignore')
@@ -262,7 +262,7 @@ def _csv(out: Path, engine: Any, resume: bool) -> Iterator[tuple[Any, set]]:
             table.writerow(flat(record))
             f.flush()
 
-        yield write, done
+        yield write
 
 
 def _cut_half_row(table: Path) -> None:
@@ -360,11 +360,14 @@ def _noted(items: Iterable[Any], line: deque) -> Iterator[Any]:
         yield o
 
 
-def _sort(record: dict[str, Any], source: Any, folder: Path) -> None:
-    "Put a picture into the sub-folders of its labels; a name that another picture has gets a number."
-    is_file = not isinstance(source, bytes)
-    data = Path(source).read_bytes() if is_file else source
-    name = Path(source if is_file else urlsplit(str(record['item'])).path)
+def _copy_into_labels(record: dict[str, Any], source: Any, folder: Path) -> None:
+    "Copy a picture into the sub-folders of its labels; a name that another picture has gets a number."
+    if isinstance(source, bytes):  # from an address, or within a line of JSON
+        data = source
+        name = Path(Path(urlsplit(str(record['item'])).path).name.strip('.') or 'picture')
+    else:
+        data = Path(source).read_bytes()
+        name = Path(source)
     for label in record.get('labels', [record.get('label')]):
         target = folder / str(label).replace('/', '_').replace('\\', '_').strip('. ')
         target.mkdir(parents=True, exist_ok=True)
@@ -393,7 +396,7 @@ def evaluate(
     """
     from vislearn.deploy.measures import measures
 
-    with _several(()):
+    with _working_together(()):
         answering = open_engine(model, engine, provider)
         _check_task(answering)
         labelled = _labelled(Path(data))
@@ -425,8 +428,8 @@ def _check_known(labelled: list[tuple[str, str]], engine: Any, data: str) -> Non
 
 
 def _is_first() -> bool:
-    "Is this the process that reports? Asked of the environment, as ONNX files need no PyTorch."
-    return not _is_shared() or os.environ.get('RANK') == '0'
+    "Is this the process that reports?"
+    return not _is_shared() or os.environ['RANK'] == '0'
 
 
 def _answers_of_all(
@@ -497,8 +500,11 @@ def _labelled(data: Path) -> list[tuple[str, str]]:
     else:
         with open(data, encoding='utf-8-sig', newline='') as f:
             rows = [row for row in csv.reader(f) if row]
-        start = 0 if (data.parent / rows[0][0]).is_file() else 1  # a header?
-        found = [(str(data.parent / row[0]), row[1]) for row in rows[start:]]
+        for row in rows:
+            if len(row) < 2:
+                raise ValueError(f'{data} needs a path and a label in each row; one row is {row}')
+        has_header = bool(rows) and not (data.parent / rows[0][0]).is_file()
+        found = [(str(data.parent / row[0]), row[1]) for row in rows[has_header:]]
     if not found:
         raise ValueError(
             f'{data} holds no labelled pictures: give a folder with one sub-folder for each label, or a .csv file'

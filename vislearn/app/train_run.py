@@ -22,6 +22,7 @@ from vislearn.app.config import (
     import_module,
     made,
     override,
+    phase_method,
     phases,
     read_config,
     run_phase,
@@ -243,7 +244,7 @@ def _configuration(
 def _with_epochs(tables: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
     "The phases, the last one that trains for a number of epochs with another number."
     for table in reversed(tables):
-        names = PHASES.get(table.get('type', 'fine_tune'))
+        names = PHASES.get(phase_method(table))
         if names and names[0] != 'n_cycles':
             table[names[0]] = n
             return tables
@@ -251,11 +252,14 @@ def _with_epochs(tables: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 
 
 def _prepare(folder: Path, resume: bool, force: bool) -> None:
+    "Make the run folder; a `ConfigError` where it holds something that must not be lost."
     if resume:
         if not (folder / 'config.toml').exists():
             raise ConfigError(f'there is no run to resume in {folder}')
         return
     if folder.exists() and any(folder.iterdir()):
+        if not (folder / 'config.toml').exists():
+            raise ConfigError(f'{folder} holds files, but no run that could be replaced: --out chooses another folder')
         if not force:
             raise ConfigError(
                 f'{folder} holds a run already: --resume goes on with it, --force replaces it, --out chooses another'
@@ -295,7 +299,7 @@ def _train_and_evaluate(
 
 
 def _callbacks(learn: Any, start: float, time_limit: str | None, dry_run: bool) -> list[Any]:
-    "What goes along in every phase."
+    "The callbacks of every phase."
     from vislearn.core import as_seconds
     from vislearn.train.loggers import CSVLogger, JSONLogger
     from vislearn.train.steps import ShortEpochCallback, TimeLimit
@@ -330,12 +334,15 @@ def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: 
 
 def _set_rates(tables: list[dict[str, Any]], lr: str | None) -> None:
     "Give every phase that has a rate this one."
+    from vislearn.core import as_float
+
     if lr is None:
         return
+    rate = lr if lr == 'auto' else as_float(lr, 'lr', least=0.0)
     for table in tables:
-        names = PHASES.get(table.get('type', 'fine_tune'))
+        names = PHASES.get(phase_method(table))
         if names is not None:
-            table[names[1]] = lr if lr == 'auto' else float(lr)
+            table[names[1]] = rate
 
 
 def _plan_epochs(learn: Any, tables: list[dict[str, Any]], time_limit: str, start: float) -> None:
@@ -345,7 +352,7 @@ def _plan_epochs(learn: Any, tables: list[dict[str, Any]], time_limit: str, star
 
     left = max(0.0, 0.9 * as_seconds(time_limit, 'time_limit') - (time.monotonic() - start))
     last = tables[-1]
-    if last.get('type', 'fine_tune') == 'fine_tune':  # which plans by itself
+    if phase_method(last) == 'fine_tune':  # which plans by itself
         last.pop('epochs', None)
         last['time_limit'] = f'{left:.0f}s'
         return
@@ -356,7 +363,7 @@ def _plan_epochs(learn: Any, tables: list[dict[str, Any]], time_limit: str, star
 
 def _one_epoch(table: dict[str, Any]) -> dict[str, Any]:
     "A phase as a dry run does it."
-    names = PHASES.get(table.get('type', 'fine_tune'))
+    names = PHASES.get(phase_method(table))
     if not names:
         return table
     return {k: v for k, v in table.items() if k != 'time_limit'} | {names[0]: 1}
@@ -370,12 +377,12 @@ def _one_phase(learn: Any, table: Mapping[str, Any], i: int, folder: Path, cbs: 
     from vislearn.train.checkpoint import get_rng_state, learner_state
 
     name = f'phase{i}'
-    kind = table.get('type', 'fine_tune')
+    method = phase_method(table)
     if resume and (folder / 'runs' / name / 'last.pth').exists():
         own = {k: made(table.get(k), f'fit.{i}.{k}', k) for k in ('cbs', 'schedule')}
         schedule = own['schedule'] if callable(own['schedule']) else None
         learn.resume(name, cbs=[*listify(own['cbs']), *cbs], schedule=schedule)
-    elif PHASES.get(kind, 'unknown') is None or kind == 'fit_head':
+    elif PHASES[method] is None or method == 'fit_head':  # which take no checkpoint
         run_phase(learn, table, f'fit.{i}', cbs)
     else:
         run_phase(learn, {**table, 'checkpoint': name}, f'fit.{i}', cbs)
