@@ -50,6 +50,7 @@ from vislearn.models.layers import is_batch_norm
 from vislearn.recipes import Recipe, get_recipe
 from vislearn.train import steps, trials
 from vislearn.train.averaging import EMA
+from vislearn.train.checkpoint import read_run
 from vislearn.train.events import on
 from vislearn.train.freezing import Unfreeze
 from vislearn.train.loggers import CSVLogger
@@ -524,6 +525,20 @@ def test_resume_after_the_end_does_nothing(learn):
     weights = {k: v.clone() for k, v in learn.model.state_dict().items()}
     learn.resume('r')
     assert all(torch.equal(v, weights[k]) for k, v in learn.model.state_dict().items()) and len(learn.history) == 2
+
+
+def test_a_resume_that_is_refused_leaves_nothing_for_the_next_fit(learn):
+    learn.fit(2, checkpoint='r')
+    plan = read_run(learn, 'r')['plan']['args']
+    assert plan['n_epoch'] == 2
+    file = learn.path / 'runs/r/last.pth'
+    state = torch.load(file, weights_only=True)
+    state['plan']['args']['unknown'] = 1  # of another version
+    torch.save(state, file)
+    with pytest.raises(TypeError, match='unknown'):
+        learn.resume('r')
+    learn.fit(1)
+    assert [row['epoch'] for row in learn.history] == [0, 1, 0]
 
 
 def test_resume_needs_a_schedule_that_was_a_function(learn):
@@ -1430,6 +1445,18 @@ def test_numpy_arguments_are_exported_as_numbers(pictures, tmp_path):
     loaded = load_learner(learn.export())
     file = learn.dls.valid.items[0]
     assert torch.equal(loaded.predict(file)[2], learn.predict(file)[2])
+
+
+def test_an_export_that_fails_leaves_no_card(pictures, tmp_path):
+    class Label:
+        "What no file of plain data can hold."
+
+    dls = make_dls(pictures, tmp_path)
+    dls.target.vocab[0] = Label()
+    learn = Learner(dls, tiny_net())
+    with pytest.raises(TypeError, match='Nothing was written'):
+        learn.export(tmp_path / 'odd.pkl', card=True)
+    assert not list(tmp_path.glob('odd*'))
 
 
 def test_an_export_is_read_from_an_open_file(trained, tmp_path):

@@ -65,6 +65,20 @@ def test_ctrl_c_waits_for_the_end_of_the_batch(event, capsys):
     assert all(torch.equal(a, b) for a, b in zip(learn.model.state_dict().values(), same.model.state_dict().values()))
 
 
+def test_a_validation_that_failed_holds_no_batch():
+    learn = loop()
+
+    def fail(learn):
+        raise MemoryError
+
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            learn.validate(cbs=on('after_pred', fail))
+        assert learn.xb is None and learn.pred is None
+        assert learn.validate()[0] > 0
+        assert learn.xb is None and not learn.mid_batch
+
+
 def test_second_ctrl_c_does_not_wait():
     def stuck(learn):
         _thread.interrupt_main()

@@ -267,7 +267,7 @@ def _changed(recipe: Recipe, rates: dict[str, Any], freeze_epochs: int | None) -
     return replace(recipe, **changes)
 
 
-def _thawed_early(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
+def _without_frozen_phase(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
     "Where an epoch is long enough for a new head to settle in, all layers learn in the frozen epochs too."
     train = dls[0]
     n_steps = len(train) if hasattr(train, '__len__') else 0
@@ -571,7 +571,7 @@ class Learner(TrainLoop):
         given = dict(base_lr=base_lr, lr_mult=lr_mult, pct_start=pct_start, div=div, div_final=div_final)
         r = _changed(self.recipe, given, freeze_epochs)
         if freeze_epochs is None:
-            r, epochs = _thawed_early(r, epochs, self.dls)
+            r, epochs = _without_frozen_phase(r, epochs, self.dls)
         if limit is not None:
             epochs = _epochs_within(self, limit, time_limit, r.freeze_epochs)
             cbs = [*([cbs] if isinstance(cbs, type) else listify(cbs)), limit]
@@ -821,10 +821,8 @@ class Learner(TrainLoop):
         text = self.card(file.name) if card else ''  # all processes predict for it
         if not is_main():
             return file
-        if card:
-            file.with_suffix('.md').write_text(text, encoding='utf-8')
         dl = self.dls.valid
-        return save_bundle(
+        save_bundle(
             file,
             self.model,
             self.dls.target,
@@ -835,6 +833,9 @@ class Learner(TrainLoop):
             get_x=dl.dataset.get_x,
             calibrated=self.calibrated,
         )
+        if card:
+            file.with_suffix('.md').write_text(text, encoding='utf-8')
+        return file
 
     # beyond the notebook
 
@@ -1009,9 +1010,9 @@ class Learner(TrainLoop):
             yield self
 
 # %% ../nbs/10_learner.ipynb #2bd72afa
-def _given(value: Any, recipes: Any) -> Any:
-    "What was given, else what the recipe says."
-    return recipes if value is None else value
+def _given(value: Any, default: Any) -> Any:
+    "`value`, or the default where none was given."
+    return default if value is None else value
 
 
 def _widths(given: Sequence[int] | None) -> list[int] | None:
@@ -1031,7 +1032,7 @@ def _smooth_loss(
     return loss
 
 
-def _recipes_optimizer(recipe: Recipe) -> Any:
+def _recipe_optimizer(recipe: Recipe) -> Any:
     opt_func = get_opt_func(recipe.opt_func)
     return partial(opt_func, **recipe.opt_args) if recipe.opt_args else opt_func
 
@@ -1160,7 +1161,7 @@ def vision_learner(
     to_channels_last(model)
     _set_body_momentum(model, _given(bn_momentum, how.bn_momentum))
     opt: dict[str, Any] = dict(lr=lr, wd=_given(wd, how.wd), wd_bn_bias=wd_bn_bias, moms=moms, splitter=splitter)
-    opt |= dict(opt_func=_given(opt_func, _recipes_optimizer(how)), train_bn=_given(train_bn, how.train_bn))
+    opt |= dict(opt_func=_given(opt_func, _recipe_optimizer(how)), train_bn=_given(train_bn, how.train_bn))
     run: dict[str, Any] = dict(cbs=cbs, default_cbs=default_cbs, metrics=metrics, path=path, model_dir=model_dir)
     run |= dict(precision=precision, seed=seed, compile=compile, recipe=how)
     learn = Learner(dls, model, _given(loss_func, _smooth_loss(dls.target, how.label_smoothing)), **opt, **run)
@@ -1174,9 +1175,7 @@ def vision_learner(
 
 # %% ../nbs/10_learner.ipynb #4ef2d738
 def load_learner(
-    fname: str
-    | Path
-    | BinaryIO,  # what `Learner.export` wrote: a path, an open file, 'hf-hub:user/name', or an address
+    fname: str | Path | BinaryIO,  # an export: its path, address or 'hf-hub:user/name', or an open file
     cpu: bool = True,  # False: a GPU if there is one
     model: nn.Module | None = None,  # the network, where it is your own and the file holds only its weights
     item_tfms: Callable | list | None = None,  # item transforms, where some are your own and the file can't hold them

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 from weakref import WeakSet
 
@@ -118,6 +119,27 @@ class Threads:
         finally:
             for job_left in under_way:
                 job_left.cancel()
+
+    def batches(
+        self,
+        f: Callable,
+        items: Iterable[Any],  # each an argument of `f`; any number, read as needed
+        size: int,  # items in a batch
+    ) -> Iterator[list[Any]]:  # in the order of the items
+        "`f` of each item, `size` of them at a time; the next batch is computed while one is in use."
+        items = iter(items)
+
+        def begun() -> list[Job]:
+            return [self.submit(f, o) for o in islice(items, size)]
+
+        later = begun()
+        try:
+            while later:
+                now, later = later, begun()
+                yield [job.result() for job in now]
+        finally:
+            for job in later:
+                job.cancel()
 
     def _answers(self, jobs: deque[Job]) -> Iterator[Any]:
         try:

@@ -56,15 +56,17 @@ def picture_of(
     "The figures that a function draws, as an <img> that holds them."
     import matplotlib.pyplot as plt
 
-    plt.close('all')
+    others = plt.get_fignums()  # which are the caller's
     draw()
     out = []
     for number in plt.get_fignums():
+        if number in others:
+            continue
         file = io.BytesIO()
         plt.figure(number).savefig(file, format='jpeg', dpi=90, bbox_inches='tight', pil_kwargs={'quality': 82})
+        plt.close(number)
         data = base64.b64encode(file.getvalue()).decode()
         out.append(f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">')
-    plt.close('all')
     return '\n'.join(out)
 
 

@@ -158,6 +158,7 @@ def train(
     """
     from vislearn.distrib import any_rank, is_launched, is_main, is_restarted, launch, on_rank0, together
 
+    rate = _as_rate(lr)
     _import(imports, data)
     cfg, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
     about = cfg.get('run', {})
@@ -177,12 +178,21 @@ def train(
         is_writer = is_main()
         on_rank0(_prepare, folder, resume, force or dry_run)
         on_rank0(_note_choices, folder, cfg, said)
-        ready = _train_and_evaluate(cfg, folder, lr=lr, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run)
+        ready = _train_and_evaluate(
+            cfg, folder, lr=rate, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run
+        )
     if is_writer:
         _finish(folder, cfg, *ready)
     if is_writer and dry_run:
         shutil.rmtree(folder)
         print('the dry run went through; what it wrote is removed')
+
+
+def _as_rate(lr: str | None) -> float | str | None:
+    "A learning rate from the command line as a number; 'auto' and None as they are."
+    from vislearn.core import as_float
+
+    return lr if lr in (None, 'auto') else as_float(lr, 'lr', least=0.0)
 
 
 def _as_words(options: Mapping[str, Any]) -> list[str]:
@@ -272,7 +282,7 @@ def _train_and_evaluate(
     cfg: Mapping[str, Any],
     folder: Path,
     *,
-    lr: str | None,
+    lr: float | str | None,
     time_limit: str | None,
     tta: bool,
     resume: bool,
@@ -332,17 +342,12 @@ def _finish(folder: Path, cfg: Mapping[str, Any], learn: Any, found: Any, took: 
     print(f'model:  {model}\nreport: {report}')
 
 
-def _set_rates(tables: list[dict[str, Any]], lr: str | None) -> None:
+def _set_rates(tables: list[dict[str, Any]], lr: float | str | None) -> None:
     "Give every phase that has a rate this one."
-    from vislearn.core import as_float
-
-    if lr is None:
-        return
-    rate = lr if lr == 'auto' else as_float(lr, 'lr', least=0.0)
-    for table in tables:
+    for table in tables if lr is not None else ():
         names = PHASES.get(phase_method(table))
         if names is not None:
-            table[names[1]] = rate
+            table[names[1]] = lr
 
 
 def _plan_epochs(learn: Any, tables: list[dict[str, Any]], time_limit: str, start: float) -> None:

@@ -9,9 +9,11 @@ __all__ = ['OPSET', 'PLANS', 'LEAST_AGREEMENT', 'NEAR_TIE', 'Graph', 'Number', '
 # %% ../../nbs/deploy/04_onnx.ipynb #21c119f2
 import itertools
 import json
+import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,19 +145,22 @@ class Plan:
     has_pad: bool = False
 
 
+def _unpadded(g: Graph, box: tuple[Number, Number, Number, Number], h: Number, w: Number) -> Plan:
+    "A box (top, left, height, width) that is resized to `h` x `w`, and no padding."
+    top, left, box_h, box_w = box
+    zero = g.number(0)
+    return Plan(top=top, left=left, box_h=box_h, box_w=box_w, h=h, w=w, pad_top=zero, pad_left=zero, out_h=h, out_w=w)
+
+
 def _plan_resize(step: Resize, g: Graph, h: Number, w: Number) -> Plan:
     zero = g.number(0)
     th, tw = (g.number(o) for o in step.size)
     if step.method == 'squish':
-        return Plan(top=zero, left=zero, box_h=h, box_w=w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw)
+        return _unpadded(g, (zero, zero, h, w), th, tw)
     if step.method == 'crop':
         box_w = (h * tw / th).rounded().at_least(1).at_most(w)
         box_h = (w * th / tw).rounded().at_least(1).at_most(h)
-        top = (h - box_h) // 2
-        left = (w - box_w) // 2
-        return Plan(
-            top=top, left=left, box_h=box_h, box_w=box_w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw
-        )
+        return _unpadded(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
     scale = (th / h).at_most(tw / w)
     nh = (h * scale).rounded().at_most(th).at_least(1)
     nw = (w * scale).rounded().at_most(tw).at_least(1)
@@ -176,15 +181,10 @@ def _plan_resize(step: Resize, g: Graph, h: Number, w: Number) -> Plan:
 
 
 def _plan_squish_crop(step: SquishCrop, g: Graph, h: Number, w: Number) -> Plan:
-    zero = g.number(0)
     th, tw = (g.number(o) for o in step.size)
     box_h = (h * th / (th + step.extra)).rounded().at_least(1)
     box_w = (w * tw / (tw + step.extra)).rounded().at_least(1)
-    top = (h - box_h) // 2
-    left = (w - box_w) // 2
-    return Plan(
-        top=top, left=left, box_h=box_h, box_w=box_w, h=th, w=tw, pad_top=zero, pad_left=zero, out_h=th, out_w=tw
-    )
+    return _unpadded(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
 
 
 def _plan_crop_pad(step: CropPad, g: Graph, h: Number, w: Number) -> Plan:
@@ -210,18 +210,7 @@ def _plan_ratio_resize(step: RatioResize, g: Graph, h: Number, w: Number) -> Pla
     zero = g.number(0)
     scale = g.number(step.max_sz) / h.at_least(w)
     nh, nw = (h * scale).rounded().at_least(1), (w * scale).rounded().at_least(1)
-    return Plan(
-        top=zero,
-        left=zero,
-        box_h=h,
-        box_w=w,
-        h=nh,
-        w=nw,
-        pad_top=zero,
-        pad_left=zero,
-        out_h=nh,
-        out_w=nw,
-    )
+    return _unpadded(g, (zero, zero, h, w), nh, nw)
 
 
 PLANS: dict[type, Callable[..., Plan]] = {
@@ -393,17 +382,13 @@ def network(
     hw: tuple[int, int],  # pixels that the network sees, height and width
 ) -> 'onnx.ModelProto':
     "A graph from `x` float (n,c,h,w) to `probs` and `logits` (n,c)."
-    import logging
-
     channels = 1 if predictor.item_tfms.mode == 'L' else 3
     example = torch.rand(2, channels, *hw)
     folded = fold(predictor.model, conv_bn_pairs(predictor.model, example))
     model = _WithProbs(folded, predictor.target).cpu().float()
     model.to(memory_format=torch.contiguous_format)
     batch = {0: torch.export.Dim('n', min=1, max=4096)}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             model,
             (example,),
@@ -417,6 +402,20 @@ def network(
     if program is None:
         raise RuntimeError('torch.onnx.export returned no program')
     return _plain_graph(program.model_proto)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    "Without warnings and log lines of torch's exporter, for the time of a `with` block."
+    log = logging.getLogger('torch.onnx')
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _plain_graph(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
@@ -475,14 +474,14 @@ def write_onnx(
     with replacing(Path(path)) as tmp:
         _save(joined, info, tmp)
         checked = compare(predictor, OnnxPredictor(tmp), items, targets)
-        echo(f'{Path(path).name}: {_told(checked)}')
+        echo(f'{Path(path).name}: {_measured_text(checked)}')
         if not force:
             _check_agreement(Path(path).name, checked)
         _save(joined, info | {'checked': checked}, tmp)
     return checked
 
 
-def _told(checked: dict[str, Any]) -> str:
+def _measured_text(checked: dict[str, Any]) -> str:
     "What was measured, in words."
     told = (
         f'{checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '

@@ -9,7 +9,6 @@ __all__ = ['Predictor', 'load_predictor']
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,10 @@ class Predictor:
             keep_memory()
         self.model = model.to(self.device).eval()
         self._net = Folded(self.model)  # what it computes with
-        self.target, self.item_tfms, self.batch_tfms, self.get_x = target, item_tfms, batch_tfms, get_x
+        self.target = target
+        self.item_tfms = item_tfms
+        self.batch_tfms = batch_tfms
+        self.get_x = get_x
         self.dtype = PRECISIONS[resolve_precision(precision, self.device)]
 
     def open(
@@ -171,16 +173,8 @@ class Predictor:
         num_workers: int | None = None,  # threads that open pictures; None: one per processor, 8 at most
     ) -> Iterator[tuple[Any, Tensor, Tensor]]:
         "Predictions for many pictures one after another; two batches are in memory at a time."
-        items = iter(items)
-        with Threads(num_workers or default_workers(), begin=compute_alone) as pool:
-
-            def ahead():
-                return [pool.submit(self.open, o) for o in islice(items, bs)]
-
-            now = ahead()
-            while now:
-                opened = [o.result() for o in now]
-                now = ahead()
+        with Threads(num_workers or default_workers(), begin=compute_alone) as threads:
+            for opened in threads.batches(self.open, items, bs):
                 yield from self.answers(opened)
 
     def predict_batch(

@@ -12,10 +12,8 @@ import binascii
 import glob
 import json
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +22,7 @@ import numpy as np
 from ..data.answers import Answer
 from ..data.decode import ImageError, image_extensions
 from ..progress import progress_bar
-from ..threads import Job, Threads
+from ..threads import Threads
 
 # %% ../../nbs/deploy/01_records.ipynb #736cac7f
 RECORD_VERSION = 1  # raised when the meaning of a key changes
@@ -181,7 +179,7 @@ def _json_item(line: str, place: str, folder: str, urls: bool) -> Item:
     "An item from a line of JSON; one that has no name is named by its place."
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, RecursionError) as e:  # brackets may be nested without end
         return Item(place, None, f'this line is not JSON: {e}')
     path, image = row.get('image_path'), row.get('image')
     name = row.get('item')
@@ -263,27 +261,13 @@ def records(
 def _records(
     engine: Engine, items: Iterable[Any], *, bs: int, workers: int | None, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    n_workers = workers or min(8, os.cpu_count() or 1)
+    def opened(item: Item) -> tuple[Item, Any]:
+        return item, open_item(engine, item)
+
     numbered = (as_item(o, i) for i, o in enumerate(items))
-    with Threads(n_workers, 'open') as pool:
-        ahead: deque[list[tuple[Item, Job]]] = deque()
-
-        def read_ahead() -> None:
-            batch = [(item, pool.submit(open_item, engine, item)) for item in islice(numbered, bs)]
-            if batch:
-                ahead.append(batch)
-
-        read_ahead()
-        try:
-            while ahead:
-                read_ahead()  # the next batch is opened while this one is computed
-                batch = ahead.popleft()
-                opened = [(item, job.result()) for item, job in batch]
-                yield from answer_batch(engine, opened, **options)
-        finally:
-            for batch in ahead:
-                for _, job in batch:
-                    job.cancel()
+    with Threads(workers or min(8, os.cpu_count() or 1), 'open') as threads:
+        for batch in threads.batches(opened, numbered, bs):
+            yield from answer_batch(engine, batch, **options)
 
 
 def open_item(
@@ -306,7 +290,7 @@ def error_of(
     kind = e.kind if isinstance(e, ImageError) else type(e).__name__
     notes = getattr(e, '__notes__', [])
     text = '\n'.join([str(e) or type(e).__name__, *notes])
-    if len(text) >= 1000:
+    if len(text) > 1000:
         text = text[:1000] + ' ...'
     return {'kind': kind, 'message': text}
 

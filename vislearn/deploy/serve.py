@@ -516,7 +516,7 @@ class _Server:
         self.batcher: Batcher | None = None
         self.counts: Counter[str] = Counter()
         self.memory = _HeldBytes(options.memory)
-        self.started = time.time()
+        self.started = time.monotonic()
         self.vocab = [str(o) for o in getattr(engine.answer, 'vocab', [])]
         self._feedback_lock = threading.Lock()
         self._explaining = 0
@@ -525,7 +525,6 @@ class _Server:
         self.app = self._build()
 
     def _build(self) -> FastAPI:
-
         app = FastAPI(
             title=self.options.title, version=__version__, lifespan=self._lifespan, docs_url=None, redoc_url=None
         )
@@ -714,21 +713,21 @@ class _Server:
 
     async def metrics(self) -> Any:
         "Counters for Prometheus."
-
-        c = self.counts
-        waiting = self.batcher.waiting if self.batcher else 0
-        lines = ['# TYPE vislearn_requests_total counter']
-        lines += [
-            f'vislearn_requests_total{{status="{k[7:]}"}} {v}' for k, v in sorted(c.items()) if k.startswith('status')
-        ]
-        lines += ['# TYPE vislearn_pictures_total counter', f'vislearn_pictures_total {c["pictures"]}']
-        lines += [
+        counts = self.counts
+        statuses = sorted(k.removeprefix('status ') for k in counts if k.startswith('status '))
+        lines = [
+            '# TYPE vislearn_requests_total counter',
+            *(f'vislearn_requests_total{{status="{o}"}} {counts[f"status {o}"]}' for o in statuses),
+            '# TYPE vislearn_pictures_total counter',
+            f'vislearn_pictures_total {counts["pictures"]}',
             '# TYPE vislearn_request_seconds summary',
-            f'vislearn_request_seconds_sum {c["microseconds"] / 1e6:.6f}',
+            f'vislearn_request_seconds_sum {counts["microseconds"] / 1e6:.6f}',
+            f'vislearn_request_seconds_count {counts["requests"]}',
+            '# TYPE vislearn_waiting_pictures gauge',
+            f'vislearn_waiting_pictures {self.batcher.waiting if self.batcher else 0}',
+            '# TYPE vislearn_uptime_seconds gauge',
+            f'vislearn_uptime_seconds {time.monotonic() - self.started:.0f}',
         ]
-        lines += [f'vislearn_request_seconds_count {c["requests"]}']
-        lines += ['# TYPE vislearn_waiting_pictures gauge', f'vislearn_waiting_pictures {waiting}']
-        lines += ['# TYPE vislearn_uptime_seconds gauge', f'vislearn_uptime_seconds {time.time() - self.started:.0f}']
         return PlainTextResponse('\n'.join(lines) + '\n', media_type='text/plain; version=0.0.4')
 
     async def docs(self) -> Any:
@@ -738,11 +737,12 @@ class _Server:
     async def page_info(self, request: Request) -> Any:
         "What the page shows."
         self._check_key(request)
+        note = 'Pictures are sent to this server and not kept.'
+        if self.options.feedback is not None:
+            note = 'Pictures are sent to this server; it keeps those that you correct.'
         return {
             'title': self.options.title,
-            'note': 'Pictures are sent to this server and not kept.'
-            if not self.options.feedback
-            else 'Pictures are sent to this server; it keeps those that you correct.',
+            'note': note,
             'labels': self.vocab,
             'explains': self.explain is not None,
             'feedback': self.options.feedback is not None,

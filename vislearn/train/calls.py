@@ -78,8 +78,9 @@ def under_way(
     checkpoint: str | Path | Checkpoint | None = None,  # name of a run folder
 ) -> Iterator[None]:
     "A call that trains, for the time of a `with` block."
+    own = listify(cbs)
     if learn.in_call:
-        with learn.added_cbs(cbs):
+        with learn.added_cbs(own):
             yield
         return
     if isinstance(checkpoint, (str, Path)):
@@ -90,9 +91,9 @@ def under_way(
     learn.in_call = True
     learn.phase = 0
     try:
-        with learn.added_cbs([*listify(cbs), *listify(checkpoint)]):
+        with learn.added_cbs([*own, *listify(checkpoint)]):
             yield
-        remember(learn, call, cbs)
+        remember(learn, call, own)
     except BaseException:
         for p, before in trains:
             p.requires_grad_(before)
@@ -123,4 +124,7 @@ def resume_call(
             )
         args['schedule'] = schedule
     learn.resuming = run
-    getattr(learn, plan['method'])(**args, cbs=cbs, checkpoint=Checkpoint(name, **run['options']))
+    try:
+        getattr(learn, plan['method'])(**args, cbs=cbs, checkpoint=Checkpoint(name, **run['options']))
+    finally:
+        learn.resuming = None  # also where the call was refused before it began

@@ -279,7 +279,9 @@ class Distill(Callback):
     def after_fit(self, learn):
         if self.hook is not None:
             self.hook.remove()
-        self.hook, self.body_out, self.unmixed = None, None, None
+        self.hook = None
+        self.body_out = None
+        self.unmixed = None
 
     def _check_vocab(self, vocab: Any) -> None:
         known = self.teacher.vocab
@@ -368,6 +370,7 @@ class Distill(Callback):
         return {'teacher': self.teacher.file} | {k: getattr(self, k) for k in names}
 
     def state_dict(self):
+        # never empty, so that a run which is resumed without its teacher warns
         state: dict[str, Any] = {'alpha': self.alpha, 'T': self.T, 'labels': self.labels, 'features': self.features}
         if self.projection is not None:
             state['projection'] = self.projection.state_dict()

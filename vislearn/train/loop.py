@@ -346,7 +346,7 @@ class TrainLoop(CallbackHost):
         self.add_cbs(cbs)
 
     def __getstate__(self) -> dict[str, Any]:
-        "What is pickled and copied: everything but what is made at need, and the batch at hand."
+        "What is pickled and copied: everything but the present batch and what can be computed again."
         return {k: v for k, v in vars(self).items() if k not in _NOT_COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -802,7 +802,12 @@ class TrainLoop(CallbackHost):
     def _aside(self) -> Iterator[None]:
         "Validation within a batch, by a callback: afterwards that batch goes on unchanged."
         if not self.training and not self.mid_batch:
-            yield
+            try:
+                yield
+            finally:
+                if self._turn.trainer is None:  # outside of a fit nothing else lets go of a batch that failed
+                    self.mid_batch = False
+                    self._clear_batch()
             return
         state = {k: getattr(self, k, None) for k in _BATCH_STATE}
         modes = [(m, m.training) for m in self.model.modules()]
