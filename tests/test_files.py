@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from vislearn.core import set_seed
 from vislearn.data.files import get_files, get_image_files, scan_files
 from vislearn.data.labels import ColReader, RegexLabeller, parent_label
 from vislearn.data.split import (
@@ -403,3 +404,14 @@ def test_what_a_killed_run_left_is_removed_from_beside_a_file_of_any_name(tmp_pa
     with replacing(tmp_path / 'a[1].csv') as tmp:
         tmp.write_text('x')
     assert {f.name for f in tmp_path.iterdir()} == {'a[1].csv', new.name, other.name}
+
+
+@pytest.mark.parametrize('seed', [2**64 - 1, 2**70, -(2**70)])
+def test_any_whole_number_is_a_seed(seed):
+    "Also one of more bits than torch and NumPy take; another number gives another split."
+    splits = [RandomSplitter(seed=n)(range(40)) for n in (seed, seed, seed + 1)]
+    assert splits[0] == splits[1] != splits[2]
+    set_seed(seed)
+    drawn = torch.rand(1)
+    set_seed(seed)
+    assert torch.equal(drawn, torch.rand(1))

@@ -44,6 +44,7 @@ from vislearn.data.split import RandomSplitter
 from vislearn.data.targets import Category
 from vislearn.deploy.bundle import BundleError
 from vislearn.fastai_names import cnn_learner
+from vislearn.interpret.cam import grad_cam
 from vislearn.interpret.interpretation import ClassificationInterpretation
 from vislearn.learner import Learner, load_learner, vision_learner
 from vislearn.models.layers import is_batch_norm
@@ -539,6 +540,16 @@ def test_a_resume_that_is_refused_leaves_nothing_for_the_next_fit(learn):
         learn.resume('r')
     learn.fit(1)
     assert [row['epoch'] for row in learn.history] == [0, 1, 0]
+
+
+def test_a_run_of_another_version_is_refused_by_name(learn):
+    learn.fit(1, checkpoint='r')
+    file = learn.path / 'runs/r/last.pth'
+    state = torch.load(file, weights_only=True)
+    state['trainable'] = state.pop('requires_grad')
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=r"last.pth was written by another version .* lacks \['requires_grad'\]"):
+        learn.resume('r')
 
 
 def test_resume_needs_a_schedule_that_was_a_function(learn):
@@ -1669,3 +1680,68 @@ def test_metrics_of_a_single_label(tmp_path):
     learn = Learner(dls, TinyNet(1), metrics=[accuracy, error_rate], default_cbs=False)
     learn.fit(1)
     assert (learn.history[0]['accuracy'], learn.history[0]['error_rate']) == (1, 0)
+
+
+def test_fp32_is_fp32_inside_autocast(pictures, tmp_path):
+    "`torch.autocast` around the calls changes neither weights, batches nor answers: the learner says the precision."
+
+    def all_of_it():
+        learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0, precision='fp32')
+        learn.fit(1)
+        item = learn.dls.valid.items[0]
+        found = [learn.dls.one_batch()[0], learn.get_preds()[0], learn.predict(item)[2], learn.tta(n=1)[0]]
+        found.append(grad_cam(learn.model, found[0][:2])[0])
+        found.append(torch.tensor(learn.validate()))
+        return learn.model, found
+
+    model, want = all_of_it()
+    with torch.autocast('cpu', torch.bfloat16):
+        other, got = all_of_it()
+    assert same_weights(model, other)
+    assert all(torch.equal(a, b) for a, b in zip(want, got))
+
+
+def test_another_thread_cannot_change_what_is_trained(pictures, tmp_path):
+    "A button pressed during a fit is told so, and the fit ends as if nobody had pressed it."
+
+    def trained(*press):
+        learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0, lr=0.1)
+        learn.save('first')
+        errors = []
+
+        def all_of_them(learn):
+            for name, args in press if learn.training else ():
+                with ThreadPoolExecutor(1) as other:
+                    errors.append(other.submit(getattr(learn, name), *args).exception())
+
+        learn.fit_one_cycle(2, cbs=on('after_batch', all_of_them))
+        return learn, errors
+
+    want, _ = trained()
+    press = [('freeze', ()), ('unfreeze', ()), ('load', ('first',)), ('lr_find', ()), ('fine_tune', (1,))]
+    press += [('fit', (1, None, 0.5))]
+    learn, errors = trained(*press)
+    assert same_weights(learn.model, want.model) and len(learn.history) == 2
+    assert len(errors) == len(press) * 2 * len(learn.dls.train)
+    assert all('being trained in another thread' in str(e) for e in errors)
+    learn.unfreeze()  # the fit is over
+
+
+@pytest.mark.parametrize('event', ['before_epoch', 'after_batch', 'before_batch', 'after_epoch'])
+@pytest.mark.parametrize('opt_func', [torch.optim.Adagrad, 'adam', 'sgd'])
+def test_a_callback_may_unfreeze_in_mid_fit(pictures, tmp_path, event, opt_func):
+    "The optimizer forgets its steps and keeps the rates of the fit, in which all layers learn from then on."
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0, lr=0.3, opt_func=opt_func)
+    learn.freeze()
+    first = learn.model.body[0].weight.detach().clone()
+    rates = []
+
+    def unfreeze(learn):
+        if learn.epoch == 1:
+            learn.unfreeze()
+
+    learn.fit(
+        3, lr=1e-3, cbs=[on(event, unfreeze), on('after_step', lambda o: rates.append(o.opt.param_groups[0]['lr']))]
+    )
+    assert set(rates) == {1e-3} and len(rates) == 3 * len(learn.dls.train)
+    assert not torch.equal(first, learn.model.body[0].weight)

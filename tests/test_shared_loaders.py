@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from vislearn.data.loaders import DataLoaders
 from vislearn.data.normalize import Normalize
 from vislearn.data.resize import Resize
 from vislearn.interpret.cam import grad_cam
-from vislearn.learner import Learner, vision_learner
+from vislearn.learner import Learner, load_learner, vision_learner
 from vislearn.train.events import on
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*multi-threaded')
@@ -340,3 +340,53 @@ def test_a_head_on_features_with_one_left_over(pictures, tmp_path):
     learn.fit_head(1)
     learn.dls.train.drop_last = False
     learn.fit(1)
+
+
+def answers(learn, files) -> torch.Tensor:  # (n,c)
+    "Asked one by one, together, and by several threads: always the same."
+    one_by_one = torch.stack([learn.predict(f)[2] for f in files])
+    together = [answer[2] for answer in learn.predict_batch(files)]
+    with ThreadPoolExecutor(3) as threads:
+        by_threads = [answer[2] for answer in threads.map(learn.predict, files)]
+    for other in (together, by_threads):
+        torch.testing.assert_close(torch.stack(other), one_by_one, atol=1e-5, rtol=0)
+    return one_by_one
+
+
+served = {}  # what copies of this process find
+
+
+def ask(file) -> list[float]:
+    return answers(served['learn'], [file])[0].tolist()
+
+
+@needs_fork
+@pytest.mark.parametrize('is_asked_first', [False, True])
+def test_a_server_that_forks_its_workers(pictures, tmp_path, is_asked_first):
+    "A model is loaded, three copies of the process answer at once, and copies of these; so do those of an executor."
+    dls = make_dls(pictures, tmp_path, 2)
+    learn = Learner(dls, tiny_net(), default_cbs=False, seed=0)
+    again = served['learn'] = load_learner(learn.export(tmp_path / 'export.pkl'), model=TinyNet())
+    files = list(dls.valid.items[:5])
+    want = answers(learn, files)
+
+    def check() -> None:
+        torch.testing.assert_close(answers(again, files), want, atol=1e-5, rtol=0)
+
+    def worker() -> None:
+        check()
+        assert in_child(check) == 0
+
+    if is_asked_first:
+        check()
+    pids = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(in_child(worker) & 255)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('fork')) as executor:
+        found = torch.tensor(list(executor.map(ask, files, timeout=60)))
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
+    check()  # the parent goes on

@@ -471,6 +471,18 @@ def test_pictures_that_cannot_be_opened_are_left_out_of_any_source(tmp_path):
         list(strict.train.new(drop_last=False))
 
 
+def test_an_error_names_the_file_of_an_item_and_not_the_pair_of_file_and_label(tmp_path):
+    files = [tmp_path / f'{i}.png' for i in range(4)]
+    for file in files:
+        file.write_bytes(grey(50))
+    files[2].write_bytes(b'<html>')
+    labels = ['a', 'b'] * 2
+    dls = ImageDataLoaders.from_lists(tmp_path, files, labels, valid_pct=0, bad_images='raise', **SMALL)
+    with pytest.raises(ValueError, match='web page') as e:
+        list(dls.train)
+    assert e.value.__notes__[0].endswith(f': {files[2]}')
+
+
 def test_worker_processes_read_any_source():
     d = Torchvisionlike(targets=ys, classes=['a', 'b'])
     DataBlock((ImageBlock, CategoryBlock), get_x=None, get_y=parent_label)
@@ -680,13 +692,16 @@ def colours(n: int) -> tuple[np.ndarray, list[str]]:
     return np.zeros((n, 8, 8, 3), np.uint8), ['red', 'blue'] * (n // 2)
 
 
-def test_a_small_training_set_gets_small_batches_and_says_so(capsys):
+def test_a_small_training_set_gets_small_batches_and_says_so(capsys, monkeypatch):
+    monkeypatch.setattr('vislearn.data.loaders._told', set())
     xs, ys = colours(260)
     dls = ImageDataLoaders.from_arrays(xs[:200], ys[:200], (xs[200:], ys[200:]), seed=0, num_workers=0)
     assert capsys.readouterr().out == 'batches of 32: 200 training items are 6 steps an epoch; bs= decides otherwise\n'
     assert (dls.bs, dls.valid.bs, dls.test_dl(xs[:70]).bs, len(dls.train)) == (32, 64, 64, 6)
     assert 'bs' not in dls.made_by.args  # a configuration with more pictures chooses again
+    again = ImageDataLoaders.from_arrays(xs[:200], ys[:200], (xs[200:], ys[200:]), seed=0, num_workers=0)
     given = ImageDataLoaders.from_arrays(xs[:200], ys[:200], (xs[200:], ys[200:]), bs=64, seed=0, num_workers=0)
+    assert again.bs == 32  # which was said before
     assert (given.bs, given.valid.bs) == (64, 64)
     assert ImageDataLoaders.from_arrays(*colours(700), bs=12, num_workers=0).valid.bs == 12
     assert ImageDataLoaders.from_arrays(*colours(700), val_bs=100, num_workers=0).valid.bs == 100

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['listify', 'suggest', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float', 'as_seconds',
-           'WithArguments', 'item_rng', 'batch_rng', 'as_seed', 'epoch_order', 'as_tensor', 'set_seed',
-           'default_device', 'compute_alone', 'Transform', 'in_validation', 'tfm_to_dict', 'tfm_from_dict',
-           'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation', 'own_state', 'each_picture',
-           'made_step', 'Pipeline', 'step_of', 'set_up_steps', 'undo_steps']
+           'WithArguments', 'item_rng', 'batch_rng', 'as_seed', 'epoch_order', 'torch_seed', 'as_tensor', 'set_seed',
+           'default_device', 'without_autocast', 'compute_alone', 'Transform', 'in_validation', 'tfm_to_dict',
+           'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation', 'own_state',
+           'each_picture', 'made_step', 'Pipeline', 'step_of', 'set_up_steps', 'undo_steps']
 
 # %% ../nbs/00_core.ipynb #ae107442
 import copy
@@ -21,7 +21,8 @@ import os
 import random
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -241,6 +242,15 @@ def epoch_order(
     return torch.randperm(n, generator=batch_rng(seed, epoch, -1), device='cpu').tolist()
 
 
+def torch_seed(
+    value: Any,  # any whole number
+    name: str = 'seed',  # of the argument, for the message
+) -> int:  # 0 to 2**64-1
+    "`value` as a seed that the generators of torch and NumPy take; one of more than 64 bits is mixed down."
+    n = as_int(value, name)
+    return n % 2**64 if -(2**63) <= n < 2**64 else _mix(2, n)
+
+
 def as_tensor(
     o: Any,  # a tensor, an array, a list or a number
 ) -> torch.Tensor:
@@ -253,7 +263,7 @@ def set_seed(
     deterministic: bool = False,  # also choose deterministic kernels, slower on a GPU
 ) -> None:
     "Seed Python's, numpy's and torch's global generators (for initial weights and dropout; the data has its own)."
-    seed = as_int(seed, 'seed')
+    seed = torch_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -278,6 +288,25 @@ def default_device(
         except RuntimeError:
             continue
     return torch.device('cpu')
+
+
+_AUTOCASTS = ('cpu', 'cuda', 'mps', 'xpu')  # kinds of device
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """In the precision of the tensors themselves, whatever `torch.autocast` is around it.
+
+    >>> a = torch.ones(2, 2)
+    >>> with torch.autocast('cpu', torch.bfloat16), without_autocast():
+    ...     print((a @ a).dtype)
+    torch.float32
+    """
+    with ExitStack() as stack:
+        for kind in _AUTOCASTS:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 # %% ../nbs/00_core.ipynb #fd6e0ac0
 _limiting = Lock()

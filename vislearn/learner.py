@@ -22,7 +22,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from . import __version__
-from .core import as_float, as_int, default_device, did_you_mean, listify
+from .core import as_float, as_int, default_device, did_you_mean, listify, torch_seed
 from .data.batches import BatchPipeline
 from .data.dataset import Dataset, as_items
 from .data.loaders import DataLoaders, Loader
@@ -417,10 +417,11 @@ class Learner(TrainLoop):
         self,
         n: int,  # the first layer group that learns; -1 is the last alone
     ) -> None:
-        "Freeze the layer groups before `n`; the optimizer starts new."
+        "Freeze the layer groups before `n`; the optimizer starts new, in a fit under way with the rates it has."
         n = as_int(n, 'n')
-        self.set_trainable(n)
-        self.opt = None
+        with self.turn.held():
+            self.set_trainable(n)
+            self.restart_opt()
         if not self.in_call:
             remember(self, Call('freeze_to', {'n': n}))
 
@@ -803,7 +804,8 @@ class Learner(TrainLoop):
     ) -> 'Learner':
         "Load weights that `save` wrote; returns the learner."
         try:
-            load_model(self, file, with_opt, strict, device)
+            with self.turn.held():
+                load_model(self, file, with_opt, strict, device)
         except (UnpicklingError, EOFError) as e:
             raise BundleError(f'{file} does not hold weights but {describe_file(model_file(self, file))}') from e
         return self
@@ -1153,7 +1155,7 @@ def vision_learner(
     head |= dict(lin_ftrs=_widths(_given(lin_ftrs, how.lin_ftrs)), y_range=_given(y_range, dls.target.y_range))
     head |= dict(concat_pool=_given(concat_pool, how.concat_pool), ps=_given(ps, how.ps))
     head |= dict(first_bn=_given(first_bn, how.first_bn), init=_head_init(init, how))
-    with torch_switches(grad=True), nullcontext() if seed is None else OwnRandom(as_int(seed, 'seed')):
+    with torch_switches(grad=True), nullcontext() if seed is None else OwnRandom(torch_seed(seed)):
         model = create_model(arch, n_out=_given(n_out, dls.c), pretrained=pretrained, **body, **head)
     is_new_head = isinstance(model, VisionModel) and model is not arch and custom_head is None
     if how.zero_last and init == 'recipe' and is_new_head:

@@ -408,11 +408,9 @@ def _restored(learn: Any, folder: Path, n_phases: int) -> int:
     done = [i for i in range(n_phases) if (folder / 'runs' / f'phase{i}' / 'end.pth').exists()]
     if not done:
         return 0
-    import torch
+    from vislearn.train.checkpoint import read_state, restore_learner, set_rng_state
 
-    from vislearn.train.checkpoint import restore_learner, set_rng_state
-
-    state = torch.load(_end(folder, done[-1]), map_location='cpu', weights_only=True)
+    state = read_state(_end(folder, done[-1]))
     restore_learner(learn, state)
     set_rng_state(state['rng'])
     print(f'phases done already: {done[-1] + 1} of {n_phases}')

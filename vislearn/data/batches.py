@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..core import Pipeline, Transform, item_rng, own_state, set_seed
+from ..core import Pipeline, Transform, item_rng, own_state, set_seed, without_autocast
 from .augment import Fused, Rows, fuse
 from .dataset import Dataset, brief_item
 from .decode import ImageError
@@ -44,6 +44,7 @@ class BatchPipeline(Pipeline):
         "The pipeline of `tfms`; one that is a pipeline already, as it is."
         return tfms if isinstance(tfms, BatchPipeline) else cls(tfms)
 
+    @without_autocast()
     def __call__(
         self,
         xb: torch.Tensor,  # (bs,3,h,w) uint8 or float 0-1

@@ -71,7 +71,8 @@ def brief_item(
     o: Any,
     width: int = 200,  # characters, longer texts are cut
 ) -> str:
-    "`o` in a few words, for messages; control characters of a file's name are escaped."
+    "`o` in a few words, for messages: of an item with its label the item; control characters of names are escaped."
+    o = o.x if isinstance(o, Labelled) else o
     is_plain = isinstance(o, (str, os.PathLike)) and str(o).isprintable()
     text = str(o) if is_plain else repr(o)
     return text if len(text) <= width else text[:width] + '...'

@@ -494,6 +494,7 @@ class Loader:
 _MOST = 64  # pictures per batch
 _LEAST = 8
 _STEPS = 6  # that an epoch should have
+_told: set[tuple[int, int]] = set()  # the items and batch sizes that a line was about
 
 
 def batch_size_for(
@@ -513,7 +514,7 @@ def batch_size_for(
 
 def batch_sizes(
     n: int,  # training items
-    bs: int | None,  # pictures per batch; chosen if not given, which is said in a line
+    bs: int | None,  # pictures per batch; chosen if not given, which a line says once for each number of items
     val_bs: int | None,  # pictures per validation batch
 ) -> tuple[int, int]:  # pictures per training batch, per validation batch
     "The batch sizes of a pair of loaders."
@@ -521,7 +522,8 @@ def batch_sizes(
         return bs, bs if val_bs is None else val_bs
     bs = batch_size_for(n)
     is_first = not is_launched() or os.environ['RANK'] == '0'  # loaders are made before the processes join
-    if bs < _MOST and is_first and progress_mode() != 'off':
+    if bs < _MOST and is_first and progress_mode() != 'off' and (n, bs) not in _told:
+        _told.add((n, bs))
         steps = '1 step' if n < 2 * bs else f'{n // bs} steps'
         echo(f'batches of {bs}: {n} training items are {steps} an epoch; bs= decides otherwise')
     return bs, _MOST if val_bs is None else val_bs

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import WithArguments, as_int, listify, suggest
+from ..core import WithArguments, as_int, listify, suggest, torch_seed
 from .files import some_of
 from .labels import elements_of, parent_label, read_col
 
@@ -57,11 +57,11 @@ def _n_of(share: float, n: int) -> int:
 
 
 def _generator(seed: int | None) -> 'np.random.Generator':  # quoted: numpy.random is loaded when it is used
-    return np.random.default_rng(None if seed is None else as_int(seed, 'seed'))
+    return np.random.default_rng(None if seed is None else torch_seed(seed))
 
 # %% ../../nbs/data/06_split.ipynb #e0d9711e
 def _randperm(n: int, seed: int | None) -> list[int]:
-    g = None if seed is None else torch.Generator('cpu').manual_seed(as_int(seed, 'seed'))
+    g = None if seed is None else torch.Generator('cpu').manual_seed(torch_seed(seed))
     return torch.randperm(n, generator=g, device='cpu').tolist()
 
 # %% ../../nbs/data/06_split.ipynb #87f56ed2

@@ -78,21 +78,38 @@ _SEP = re.compile(r'"?sep=(.)"?(\r\n|\n|\r)', re.IGNORECASE)  # what Excel takes
 
 def _split(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     "The rows that are not empty, each with its line number."
-    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
-    return [(reader.line_num, row) for row in reader if row]
+    reader = csv.reader(io.StringIO(f'{text}\n\n', newline=''), delimiter=delimiter)
+    rows: list[list[str]] = []
+    ends = [0]  # the last line of each row
+    try:
+        for row in reader:
+            rows.append(row)
+            ends.append(reader.line_num)
+    except csv.Error as e:  # a cell that is too long
+        raise ValueError(f'line {ends[-1] + 1}: {e}; does a cell begin with a quote (") that is never closed?') from e
+    if rows[-1]:  # and not the empty line that was added
+        raise ValueError(f'line {ends[-2] + 1}: a cell begins with a quote (") that is never closed')
+    return [(n, row) for n, row in zip(ends[1:], rows) if row]
 
 
 def _delimiter_of(text: str, usual: str) -> str:
     "The character between cells: the usual one, or the one that gives all rows the same number of cells, at least two."
-    rows = _split(text, usual)
-    if len(rows[0][1]) > 1:
+    if max(_sizes(text, usual)[:1], default=0) > 1:
         return usual
     fits = []
     for delimiter in ',;\t|':
-        sizes = {len(row) for _, row in _split(text, delimiter)}
+        sizes = set(_sizes(text, delimiter))
         if len(sizes) == 1 and max(sizes) > 1:
             fits.append(delimiter)
     return fits[0] if len(fits) == 1 else usual
+
+
+def _sizes(text: str, delimiter: str) -> list[int]:
+    "How many cells each row has with this delimiter; none where quotes do not fit."
+    try:
+        return [len(row) for _, row in _split(text, delimiter)]
+    except ValueError:
+        return []
 
 # %% ../../nbs/data/21_tables.ipynb #cdc17301
 Columns = int | str | Iterable[int | str] | None  # by name or number

@@ -15,7 +15,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ..core import listify, suggest
+from ..core import listify, suggest, without_autocast
 
 # %% ../../nbs/models/00_layers.ipynb #227a91ed
 class AdaptiveConcatPool2d(nn.Module):
@@ -227,11 +227,12 @@ def has_seen_nothing(
 def evaluating(
     model: nn.Module,
 ) -> Iterator[None]:
-    "Evaluation mode, inside the block; afterwards every module is in the mode it was in."
+    "Evaluation mode and no `torch.autocast`, inside the block; afterwards every module is in the mode it was in."
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        yield
+        with without_autocast():
+            yield
     finally:
         for m, training in modes:
             m.training = training

@@ -72,12 +72,18 @@ def remember(
 
 @contextmanager
 def under_way(
-    learn: Any,  # with the attributes `in_call`, `phase` and `resuming`
+    learn: Any,  # with the attributes `turn`, `in_call`, `phase` and `resuming`
     call: Call,
     cbs: Callback | type[Callback] | Iterable[Callback | type[Callback]] | None = None,  # for the whole call
     checkpoint: str | Path | Checkpoint | None = None,  # name of a run folder
 ) -> Iterator[None]:
-    "A call that trains, for the time of a `with` block."
+    "A call that trains, for the time of a `with` block. Refused while another thread trains."
+    with learn.turn.training(), _begun(learn, call, cbs, checkpoint):
+        yield
+
+
+@contextmanager
+def _begun(learn: Any, call: Call, cbs: Any, checkpoint: str | Path | Checkpoint | None) -> Iterator[None]:
     own = listify(cbs)
     if learn.in_call:
         with learn.added_cbs(own):
@@ -123,8 +129,9 @@ def resume_call(
                 f'resume({str(name)!r}, schedule=...)'
             )
         args['schedule'] = schedule
-    learn.resuming = run
-    try:
-        getattr(learn, plan['method'])(**args, cbs=cbs, checkpoint=Checkpoint(name, **run['options']))
-    finally:
-        learn.resuming = None  # also where the call was refused before it began
+    with learn.turn.training():
+        learn.resuming = run
+        try:
+            getattr(learn, plan['method'])(**args, cbs=cbs, checkpoint=Checkpoint(name, **run['options']))
+        finally:
+            learn.resuming = None  # also where the call was refused before it began

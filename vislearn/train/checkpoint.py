@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_rng_state', 'set_rng_state', 'learner_state', 'run_state', 'restore_learner', 'restore_run', 'Checkpoint',
-           'read_run']
+           'read_state', 'read_run']
 
 # %% ../../nbs/train/17_checkpoint.ipynb #f44e295a
 import json
@@ -311,6 +311,25 @@ class Checkpoint(Callback):
             self.pending_rng = None
 
 
+_KEYS = ('n_fits', 'model', 'requires_grad', 'opt', 'loaders', 'history', 'rng')
+_RUN_KEYS = (*_KEYS, 'plan', 'options', 'phase', 'position', 'scaler', 'grads', 'unstepped', 'smooth', 'track', 'cbs')
+
+
+def read_state(
+    file: Path,
+    keys: Sequence[str] = _KEYS,  # that it must have
+) -> dict[str, Any]:
+    "A state of a learner as plain data; no code in it is run. A `ValueError` where another vislearn wrote it."
+    state = torch.load(file, map_location='cpu', weights_only=True)
+    missing = [k for k in keys if k not in state]
+    if missing:
+        raise ValueError(
+            f'{file} was written by another version of vislearn, or is no run: it lacks {missing}. '
+            'Resume it with the version that began it, or begin the run anew'
+        )
+    return state
+
+
 def read_run(
     learn: Any,
     name: str | Path,  # of the run
@@ -328,4 +347,4 @@ def _read_run(learn: Any, name: str | Path, which: str) -> dict[str, Any]:
         runs = sorted(o.parent.name for o in (Path(learn.path) / 'runs').glob('*/last.pth'))
         known = f'there are the runs {runs}' if runs else ''
         raise FileNotFoundError(f'there is no {file}{suggest(name, runs, known)}')
-    return torch.load(file, map_location='cpu', weights_only=True)
+    return read_state(file, _RUN_KEYS)

@@ -340,7 +340,7 @@ class TrainLoop(CallbackHost):
         self._is_contiguous = False  # must its input be
         self._made_opt: Any = None  # the optimizer that this learner made itself
         self._ctrl_c = CtrlC()
-        self._turn = OneAtATime()
+        self.turn = OneAtATime()
         self._random: OwnRandom | None = None
         self._kept_fold = KeptFold()
         self.add_cbs(cbs)
@@ -408,6 +408,16 @@ class TrainLoop(CallbackHost):
         self.create_opt()
         _carry_over(old, self.opt, params)
 
+    def restart_opt(self) -> None:
+        "Let the optimizer forget its steps: a new one in the next fit; the same, with its rates, in one under way."
+        if '_guard' not in vars(self):
+            self.opt = None
+            return
+        kept = self.opt, self._made_opt
+        self.create_opt()
+        kept[0].state = self.opt.state
+        self.opt, self._made_opt = kept
+
     def set_lr(
         self,
         lr: Any,  # the learning rate
@@ -430,7 +440,7 @@ class TrainLoop(CallbackHost):
         n_epoch = as_int(n_epoch, 'n_epoch', least=0)
         start_epoch = as_int(start_epoch, 'start_epoch', least=0)
         with ExitStack() as stack:
-            stack.enter_context(self._turn.training())
+            stack.enter_context(self.turn.training())
             stack.enter_context(torch_switches(grad=True))
             stack.enter_context(self.added_cbs(cbs))
             stack.enter_context(self._own_random())
@@ -821,7 +831,7 @@ class TrainLoop(CallbackHost):
     def _gather(self, dl: Any, with_input: bool = False) -> Predictions:
         "The predictions of all batches of `dl`."
         found = Predictions(with_input)
-        with self._turn.predicting(), self._aside(), torch_switches(grad=False):
+        with self.turn.held(), self._aside(), torch_switches(grad=False):
             self.dl = dl
             self.n_iter = len(dl)
             self.training = False

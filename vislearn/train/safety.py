@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import without_autocast
+
 # %% ../../nbs/train/04_safety.ipynb #15dce150
 class NonFiniteLoss(ArithmeticError):
     "The loss is nan or infinite; the step that would have spread it was not taken."
@@ -103,7 +105,7 @@ def held_ctrl_c() -> Iterator[CtrlC]:
 
 # %% ../../nbs/train/04_safety.ipynb #8417af7f
 class OneAtATime:
-    "Lets one thread at a time predict with a learner, and refuses to start anything while another thread trains it."
+    "Lets one thread at a time work with a learner, and refuses to start anything while another thread trains it."
 
     def __init__(self):
         self._free()
@@ -130,7 +132,7 @@ class OneAtATime:
         )
 
     @contextmanager
-    def predicting(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         "The learner belongs to this thread for the time of a `with` block."
         if self.pid != os.getpid():
             self._after_fork()
@@ -146,7 +148,7 @@ class OneAtATime:
     @contextmanager
     def training(self) -> Iterator[None]:
         "The same for a fit: other threads are refused."
-        with self.predicting():
+        with self.held():
             self.trainer = threading.get_ident()
             self.depth += 1
             try:
@@ -189,8 +191,12 @@ def replace_inference_tensors(
 def torch_switches(
     grad: bool,  # are gradients computed
 ) -> Iterator[None]:
-    "torch's global switches as a learner needs them: gradients as given, no inference mode, new tensors on the CPU."
+    """torch's global switches as a learner needs them.
+
+    Gradients as given, no inference mode, new tensors on the CPU, and no `torch.autocast` but the learner's own.
+    """
     with ExitStack() as stack:
+        stack.enter_context(without_autocast())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
         if _makes_tensors_elsewhere():

@@ -35,6 +35,13 @@ def left_as_it_was(
     learn: Any,
 ) -> Iterator[None]:
     "What is trained inside the `with` block leaves the learner and the global random numbers as they were."
+    with learn.turn.training():
+        with _put_back(learn):
+            yield
+
+
+@contextmanager
+def _put_back(learn: Any) -> Iterator[None]:
     weights = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
     rng = get_rng_state()
     kept = {k: getattr(learn, k) for k in _KEPT if hasattr(learn, k)}
