@@ -1745,3 +1745,23 @@ def test_a_callback_may_unfreeze_in_mid_fit(pictures, tmp_path, event, opt_func)
     )
     assert set(rates) == {1e-3} and len(rates) == 3 * len(learn.dls.train)
     assert not torch.equal(first, learn.model.body[0].weight)
+
+
+def test_answers_of_other_labels_are_refused(pictures, tmp_path):
+    "New data, whose labels are not those of the outputs: no answer has a wrong name."
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+    item = learn.dls.valid.items[0]
+    files = [f for f in get_image_files(pictures) if f.parent.name != 'blue']
+    learn.dls = ImageDataLoaders.from_path_func(pictures, files, parent_label, item_tfms=Resize(32), num_workers=0)
+    for asked in (learn.predict, learn.predict_batch, learn.records):
+        with pytest.raises(ValueError, match=r"trained on the labels \['blue', 'green', 'red'\]"):
+            asked([item] if asked != learn.predict else item)
+    with pytest.raises(ValueError, match='trained on the labels'):
+        learn.export(tmp_path / 'export.pkl')
+
+
+def test_an_answer_that_is_no_number_is_an_error(pictures, tmp_path):
+    learn = Learner(make_dls(pictures, tmp_path), tiny_net(), default_cbs=False, seed=0)
+    learn.model.head[-1].weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match='nan or inf'):
+        learn.predict(learn.dls.valid.items[0])

@@ -232,7 +232,7 @@ def test_tables_that_do_not_fit(tmp_path):
     (tmp_path / 't.tsv').write_text('a\tb\n1\t2\n')
     assert read_table(tmp_path / 't.tsv') == [{'a': 1, 'b': 2}]
     t.write_text('f,l\nnone.png,1\n')
-    with pytest.raises(FileNotFoundError, match='none.png is neither in'):
+    with pytest.raises(FileNotFoundError, match='none.png is not in'):
         ImageDataLoaders.from_csv(tmp_path, 't.csv')
     t.write_text('f,l\nnone.png,1\n,2\n')
     (tmp_path / 'none.png').write_bytes(grey(1))
@@ -469,6 +469,55 @@ def test_pictures_that_cannot_be_opened_are_left_out_of_any_source(tmp_path):
     )
     with pytest.raises(ValueError, match='web page'):
         list(strict.train.new(drop_last=False))
+
+
+def folder_of_files(path: Path, n: int = 12) -> Path:
+    for i in range(n):
+        (path / f'{i}.jpg').write_bytes(grey(50))
+    return path
+
+
+def test_a_table_without_names_of_columns_loses_no_row(tmp_path):
+    folder_of_files(tmp_path)
+    (tmp_path / 'labels.csv').write_text(''.join(f'{i}.jpg,{"ab"[i % 2]}\n' for i in range(12)))
+    dls = ImageDataLoaders.from_csv(tmp_path, **SMALL)
+    assert len(dls.train_ds) + len(dls.valid_ds) == 12
+
+
+@pytest.mark.parametrize(
+    'change, match',
+    [
+        (lambda df: df[['label', 'name']], 'a is not in .*column 0'),
+        (lambda df: df.assign(name=df.name.str[:-4]), r"there is 0.jpg: give suff='.jpg'"),
+        (lambda df: df.assign(name='..\\' + df.name), 'backslashes'),
+    ],
+)
+def test_a_table_whose_files_are_not_there_is_refused_at_once(tmp_path, change, match):
+    df = pd.DataFrame({'name': [f'{i}.jpg' for i in range(12)], 'label': ['a', 'b'] * 6})
+    folder_of_files(tmp_path)
+    (tmp_path / 'sub').mkdir()
+    path = tmp_path / 'sub' if 'backslashes' in match else tmp_path
+    with pytest.raises(FileNotFoundError, match=match):
+        ImageDataLoaders.from_df(change(df), path, **SMALL)
+
+
+def test_names_of_a_list_may_be_relative_to_the_path(tmp_path):
+    folder_of_files(tmp_path)
+    names, labels = sorted(os.listdir(tmp_path)), ['a', 'b'] * 6
+    dls = ImageDataLoaders.from_lists(tmp_path, names, labels, **SMALL)
+    by_name = ImageDataLoaders.from_name_func(tmp_path, names, lambda name: int(name[0]) % 2, **SMALL)
+    assert len(dls.one_batch()[0]) and len(by_name.one_batch()[0])
+
+
+def test_labels_in_doubt_are_warned_of(tmp_path):
+    for name in ('pets/cat', 'pets/dog', 'wild/fox'):
+        (tmp_path / name).mkdir(parents=True)
+        folder_of_files(tmp_path / name, 4)
+    with pytest.warns(UserWarning, match=r"\['pets', 'wild'\], which hold no pictures .*\['cat', 'dog', 'fox'\]"):
+        ImageDataLoaders.from_folder(tmp_path, valid_pct=0.3, **SMALL)
+    ages = [20 + i for i in range(12)]
+    with pytest.warns(UserWarning, match='RegressionBlock'), pytest.raises(ValueError, match='not in the vocab'):
+        ImageDataLoaders.from_lists(tmp_path, sorted(tmp_path.rglob('*.jpg')), ages, **SMALL)
 
 
 def test_an_error_names_the_file_of_an_item_and_not_the_pair_of_file_and_label(tmp_path):

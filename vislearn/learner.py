@@ -41,6 +41,7 @@ from vislearn.deploy.bundle import (
 from .deploy.card import arch_of, model_card
 from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
+from .deploy.predictor import Predictor
 from .described import MadeBy, learner_config, remembers_call
 from .distrib import barrier, is_main, together, world_size
 from .interpret.calibrate import divide_logits, fit_temperature
@@ -288,6 +289,7 @@ class Learner(TrainLoop):
 
     input_norm: Normalize | None = None  # what the network needs where the loaders do not normalise themselves
     calibrated: dict[str, Any] | None = None  # what `calibrate` did since the last fit
+    given_vocab: list[Any] | None = None  # the labels of the loaders when they were given
     recorder: Recorder  # what happened at each batch of the last fit
     progress: ProgressCallback
 
@@ -373,6 +375,7 @@ class Learner(TrainLoop):
     @dls.setter
     def dls(self, dls: Any) -> None:
         self._dls = with_normalize(dls, self.input_norm)
+        self.given_vocab = _vocab_of(dls)
 
     def in_order(
         self,
@@ -468,7 +471,7 @@ class Learner(TrainLoop):
                 self.prepare_opt(reset=reset_opt)
                 if wd is not None:
                     set_hyper(self.opt, 'wd', as_float(wd, 'wd', least=0.0))
-                self.trained_vocab = _vocab_of(self.dls)
+                self.trained_vocab = self.given_vocab = _vocab_of(self.dls)
                 self.calibrated = None
                 super().fit(n_epoch, lrs, cbs=_schedule_callback(schedule, lrs), start_epoch=start_epoch)
             self.phase += 1
@@ -666,15 +669,24 @@ class Learner(TrainLoop):
         """
         dl = super().loader(ds_idx, dl)
         labels = getattr(dl, 'vocab', None)
-        if labels is None or self.trained_vocab is None or getattr(dl.dataset, 'y', None) is None:
-            return dl
-        if list(labels) != self.trained_vocab:
-            raise ValueError(
-                f'the network was trained on the labels {self.trained_vocab}, but these data have {list(labels)}, '
-                'so its answers cannot be compared with them: make the data with CategoryBlock(vocab=...) of the '
-                'network, or train on them first'
-            )
+        if labels is not None and getattr(dl.dataset, 'y', None) is not None:
+            self._check_labels(list(labels))
         return dl
+
+    def _check_labels(self, labels: list[Any] | None) -> None:
+        "A `ValueError` where these are not the labels that the network was trained on."
+        if labels is None or self.trained_vocab is None or labels == self.trained_vocab:
+            return
+        raise ValueError(
+            f'the network was trained on the labels {self.trained_vocab}, but these data have {labels}, '
+            'so its answers cannot be compared with them: make the data with CategoryBlock(vocab=...) of the '
+            'network, or train on them first'
+        )
+
+    def _predictor(self) -> Predictor:
+        "What answers as the learner is now; refused where its outputs do not mean the labels of its data."
+        self._check_labels(self.given_vocab)  # those of now may have been renamed
+        return self._kept_predictor(self)
 
     def tta(
         self,
@@ -764,7 +776,7 @@ class Learner(TrainLoop):
             item = _only_row(item)
         if isinstance(item, list) and self.dls.valid.dataset.get_x is None:
             raise TypeError(f'predict takes one picture, got a list of {len(item)}: use learn.predict_batch(items)')
-        predictor = self._kept_predictor(self)
+        predictor = self._predictor()
         opened = predictor.open(item)
         (answer,) = predictor.answers([opened])
         return (predictor.show(opened[0]), *answer) if with_input else answer
@@ -783,7 +795,7 @@ class Learner(TrainLoop):
         "Predictions for many pictures, read by several threads, two batches in memory at a time."
         is_one_thing = hasattr(items, 'iterrows') or isinstance(items, (str, os.PathLike))
         items = as_items(items) if is_one_thing else items
-        return L(self._kept_predictor(self).stream(items, as_int(bs, 'bs', least=1)))
+        return L(self._predictor().stream(items, as_int(bs, 'bs', least=1)))
 
     # keeping
 
@@ -818,6 +830,7 @@ class Learner(TrainLoop):
         "Write everything prediction needs into one file of plain data, for `load_learner`; returns the file."
         if not isinstance(fname, (str, Path)):
             raise TypeError(f'export writes to a file and takes its name, got a {type(fname).__name__}')
+        self._check_labels(self.given_vocab)
         wanted = Path(self.path) / fname
         file = writable(wanted.parent) / wanted.name
         text = self.card(file.name) if card else ''  # all processes predict for it
@@ -877,7 +890,7 @@ class Learner(TrainLoop):
             return file
         valid, train = self.dls.valid.dataset, self.dls.train.dataset
         write_onnx(
-            self._kept_predictor(self),
+            self._predictor(),
             file,
             valid.items if items is None else items,
             precision=precision,
@@ -898,7 +911,7 @@ class Learner(TrainLoop):
         bar: bool = True,  # show progress, where that can be shown?
     ) -> Iterator[dict[str, Any]]:
         "A record for each item, in order; a picture that cannot be used is a record with `error`. Memory stays flat."
-        predictor = self._kept_predictor(self)
+        predictor = self._predictor()
         return predictor.records(items, bs=bs, topk=topk, threshold=threshold, logits=logits, bar=bar)
 
     def serve(
@@ -911,7 +924,7 @@ class Learner(TrainLoop):
         from vislearn.deploy.serve import serve
         from vislearn.interpret.heat import heat_explainer
 
-        predictor = self._kept_predictor(self)
+        predictor = self._predictor()
         about = {'target': self.dls.target.to_dict(), 'made_with': {'vislearn': __version__}}
         serve(predictor, host=host, port=port, options=options, about=about, explain=heat_explainer(predictor))
 

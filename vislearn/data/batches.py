@@ -17,7 +17,7 @@ from .augment import Fused, Rows, fuse
 from .dataset import Dataset, brief_item
 from .decode import ImageError
 from .normalize import to_float
-from .resize import move_points, to_source
+from .resize import CropTransform, move_points, to_source
 
 # %% ../../nbs/data/18_batches.ipynb #c6ff9e29
 class BatchPipeline(Pipeline):
@@ -34,6 +34,9 @@ class BatchPipeline(Pipeline):
         tfms: Callable | Iterable[Callable] | None = None,  # batch transforms
     ):
         super().__init__(tfms)
+        for t in self.tfms:
+            if isinstance(t, CropTransform):
+                raise TypeError(f'{t!r} is for single pictures, before they are stacked: it belongs in item_tfms')
         self._steps = fuse(self.tfms)  # our own go over a few pictures at a time, which then stay in the cache
 
     @classmethod

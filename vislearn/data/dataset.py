@@ -18,7 +18,7 @@ import torch
 from fastcore.foundation import L
 from PIL import Image
 
-from ..core import Transform
+from ..core import Transform, sentence
 from .cache import PictureCache
 from .colour import Brightness, Contrast, Hue, Saturation
 from .decode import ImageError
@@ -73,6 +73,7 @@ def brief_item(
 ) -> str:
     "`o` in a few words, for messages: of an item with its label the item; control characters of names are escaped."
     o = o.x if isinstance(o, Labelled) else o
+    o = o.to_dict() if hasattr(o, 'iloc') and is_row(o) else o
     is_plain = isinstance(o, (str, os.PathLike)) and str(o).isprintable()
     text = str(o) if is_plain else repr(o)
     return text if len(text) <= width else text[:width] + '...'
@@ -130,7 +131,7 @@ def _label_error(target: Target, labels: list[Any], items: Sequence[Any], name: 
     why = error.args[0] if error.args else error
     count = f' ({len(bad)} items have this problem)' if len(bad) > 1 else ''
     advice = _UNKNOWN_LABEL if isinstance(error, KeyError) and name != 'training' else ''
-    return ValueError(f'{why}. It belongs to the {name} item {brief_item(item)}{count}{advice}')
+    return ValueError(f'{sentence(why)} It belongs to the {name} item {brief_item(item)}{count}{advice}')
 
 # %% ../../nbs/data/17_dataset.ipynb #74687824
 def _resample(sz: Any = None) -> Transform:
@@ -326,8 +327,7 @@ class Dataset:
         found: dict[int, tuple[str, str]],  # position -> reason and kind
     ) -> None:
         "Remember and report bad pictures; an `ImageError` when there are so many that they must have a common cause."
-        for i in sorted(found.keys() - self.bad.keys()):
-            warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
+        new = found.keys() - self.bad.keys()
         self.bad |= found
         lost = self._lost_too_much()
         if lost:
@@ -336,6 +336,8 @@ class Dataset:
                 'or a whole class, points to a common cause: look at dls.bad_files, repair or remove them '
                 '(verify_images finds them)'
             )
+        for i in sorted(new):
+            warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
 
     def _lost_too_much(self) -> str:
         "What was lost, where it is more than `max_bad` or all pictures of a class; else an empty text."

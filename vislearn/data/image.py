@@ -153,14 +153,28 @@ def _bytes_chw(im: Any) -> torch.Tensor:  # (1|3|4,h,w) uint8
     elif x.ndim == 3 and not channels_first:
         x = x.permute(2, 0, 1)
     if x.ndim != 3 or x.shape[0] not in (1, 3, 4) or x.numel() == 0:
-        raise ImageError(f'a picture is (h,w), (h,w,3) or (3,h,w); got shape {tuple(im.shape)}', 'values')
+        raise _wrong_shape(im)
     if x.dtype == torch.uint8:
         return x
     if not x.is_floating_point():
-        raise ImageError(f'a picture is uint8 or float; got {x.dtype}', 'values')
+        raise ImageError(f'a picture is uint8 or float; got {im.dtype}', 'values')
     if not (x.isfinite().all() and 0 <= x.min() and x.max() <= 1):
-        raise ImageError(f'a float picture holds values of 0..1; got {x.min():g}..{x.max():g}', 'values')
+        hint = '; divide it by 255, or make it uint8' if 0 <= x.min() and 1 < x.max() <= 255 else ''
+        raise ImageError(f'a float picture holds values of 0..1; got {x.min():g}..{x.max():g}{hint}', 'values')
     return (x * 255).round().to(torch.uint8)
+
+
+def _wrong_shape(im: np.ndarray | torch.Tensor) -> ImageError:
+    "What to say of an array or a tensor that cannot be a picture."
+    is_array = isinstance(im, np.ndarray)
+    shape = tuple(im.shape)
+    hint = ''
+    if len(shape) == 4 and shape[0] == 1:
+        hint = '; x[0] is the picture in this batch of one'
+    elif is_array and len(shape) == 3 and shape[0] in (1, 3, 4):
+        hint = '; x.transpose(1, 2, 0) puts the channels last'
+    kinds = 'an array (h,w) or (h,w,3)' if is_array else 'a tensor (h,w) or (3,h,w)'
+    return ImageError(f'a picture is {kinds}; got shape {shape}{hint}', 'values')
 
 
 def to_pil(

@@ -8,6 +8,7 @@ __all__ = ['PicturePairs', 'LoaderOptions', 'LoaderKeywords', 'takes_options', '
 
 # %% ../../nbs/data/25_sources.ipynb #5cef3a36
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .adapters import DatasetAdapter, LabelOf, PictureOf, adapter_for, column_it
 from .block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock, TargetBlock
 from .cache import PictureCache
 from .dataset import Labelled
-from .files import get_image_files, missing_folder
+from .files import get_image_files, missing_folder, some_of
 from .image import PILImage
 from .labels import ColReader, FolderLabeller, RegexLabeller, elements_of
 from .loaders import DataLoaders
@@ -199,8 +200,29 @@ def named_labels(
     return named, CategoryBlock(vocab=names)
 
 # %% ../../nbs/data/25_sources.ipynb #2f608355
+def _found(path: str | Path, fnames: Sequence[Any]) -> Sequence[Any]:
+    "The files as they are named, or in `path` where the first one is there and not here."
+    first = fnames[0] if len(fnames) else None
+    if not isinstance(first, (str, os.PathLike)) or Path(first).exists() or not (Path(path) / first).exists():
+        return fnames
+    return [Path(path) / name for name in fnames]
+
+
+def _warn_if_deeper(files: Sequence[Path], get_y: FolderLabeller) -> None:
+    "Say so where no picture lies in the folder of its label itself: the labels may be the folders below."
+    paths = [get_y.folders(f) for f in files]
+    labels, below = {o[0] for o in paths}, {o[1] for o in paths if len(o) > 1}
+    if len(labels) > 1 and len(below) > 1 and all(len(o) > 1 for o in paths):
+        warnings.warn(
+            f'the labels are the folders {some_of(sorted(labels))}, which hold no pictures themselves but folders: '
+            f'{some_of(sorted(below))}. If these are the labels: '
+            'ImageDataLoaders.from_path_func(path, get_image_files(path), parent_label)',
+            stacklevel=6,
+        )
+
+
 def _in_folders(files: Sequence[Path], get_y: FolderLabeller) -> list[Path]:
-    "The files that are in the folder of a label; a warning about those that lie above."
+    "The files that are in the folder of a label; a warning about those that lie above, and about labels in doubt."
     inside = [f for f in files if get_y.folders(f)]
     if not inside:
         raise ValueError(
@@ -214,6 +236,7 @@ def _in_folders(files: Sequence[Path], get_y: FolderLabeller) -> list[Path]:
             f'such as {lost}',
             stacklevel=5,
         )
+    _warn_if_deeper(inside, get_y)
     return inside
 
 
@@ -435,7 +458,7 @@ class ImageDataLoaders(DataLoaders):
         "Files labelled by a function of their path."
         how = LoaderOptions(**options)
         splitter = how.random_split(valid_pct, seed, label_func)
-        files = L(fnames).map(Path)
+        files = L(_found(path, fnames)).map(Path)
         return how.dataloaders(files, path=path, seed=seed, splitter=splitter, get_y=label_func)
 
     @classmethod
@@ -496,9 +519,9 @@ class ImageDataLoaders(DataLoaders):
         y_block: TargetBlock | None = None,  # kind of label; found out from the labels if not given
         **options: Unpack[LoaderKeywords],
     ) -> DataLoaders:
-        "Files and their labels in two lists."
+        "Files and their labels in two lists; names may be relative to `path`."
         return loaders_of_parts(
-            [pairs(fnames, labels)],
+            [pairs(_found(path, fnames), labels)],
             LoaderOptions(**options),
             path=path,
             valid_pct=valid_pct,
@@ -528,6 +551,9 @@ class ImageDataLoaders(DataLoaders):
     ) -> DataLoaders:
         "Rows of a table that name a file and its label, or its labels."
         base = Path(path) / (folder or '')
+        for table in (df, valid_df, test_df):
+            if table is not None and len(table):
+                folder_of(as_records(table[:20]), [base], fn_col, suff)
         return _loaders_of_tables(
             [None if table is None else (table, base) for table in (df, valid_df, test_df)],
             _Columns(fn_col, suff, label_col, label_delim, valid_col),

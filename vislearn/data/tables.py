@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import listify
+from .decode import image_extensions
 from .encodings import decode_text, decode_western, is_text, read_text
 from .files import some_of
 from .labels import ColReader, is_missing
@@ -117,7 +118,7 @@ Columns = int | str | Iterable[int | str] | None  # by name or number
 
 def read_table(
     fname: str | Path,
-    header: int | str | None = 'infer',  # row of the column names; None: there are none, and columns go by number
+    header: int | str | None = 'infer',  # row of the column names; None: none, columns go by number; see below
     delimiter: str | None = None,  # between cells; found out if not given, as far as that is certain
     text: Columns = None,  # columns that stay text
     codes: Columns = None,  # columns of names: whole numbers are read, '1.5' and '1e5' stay text
@@ -125,6 +126,7 @@ def read_table(
 ) -> list[dict[str | int, Any]]:
     """The rows of a CSV file as dicts.
 
+    A first row that names a picture is a row like the others, and columns go by number, unless `header` is a number.
     Bytes that are not text survive in columns of `text` only: names of files need not be text. Raises `ValueError` with
     the line where the rows don't fit, or where the encoding can't be told.
     """
@@ -160,6 +162,12 @@ def _rows_of(text: str, fname: Path, delimiter: str | None) -> tuple[list[tuple[
     return _split(text, delimiter), delimiter != ','
 
 
+def _names_in(row: list[str]) -> int | None:
+    "The number of the row of column names: the first, unless it names a picture and is a row like the others."
+    is_row = any(Path(cell).suffix.lower() in image_extensions for cell in row)
+    return None if is_row else 0
+
+
 class _Table:
     "The cells of a table, all of them text, by column."
 
@@ -168,7 +176,7 @@ class _Table:
         rows: list[tuple[int, list[str]]],  # numbered
         header: int | str | None,
     ):
-        skip = header if header is None or isinstance(header, int) else 0
+        skip = header if header is None or isinstance(header, int) else _names_in(rows[0][1])
         self.names: list[Any] = list(range(len(rows[0][1])))
         if skip is not None:
             self.names = rows[skip][1]
@@ -248,8 +256,13 @@ def folder_of(
     name = file_of(rows[0], Path(), fn_col, suff)
     alike = [o for folder in places for o in sorted(folder.glob(f'{glob.escape(str(name))}.*'))]
     hint = f'; there is {alike[0].name}: give suff={alike[0].suffix!r}' if alike else ''
-    where = ' nor in '.join(map(str, places))
-    raise FileNotFoundError(f'the files of the table are not there: {name} is neither in {where}{hint}')
+    if not hint and (places[0] / str(name).replace('\\', '/')).exists():
+        hint = '; the names have backslashes, as Windows writes them: replace them by /'
+    if not hint and not name.suffix:
+        hint = f'; is column {fn_col!r} that of the file names?'
+    asked = [*dict.fromkeys(map(str, places))]
+    where = f'neither in {" nor in ".join(asked)}' if len(asked) > 1 else f'not in {asked[0]}'
+    raise FileNotFoundError(f'the files of the table are not there: {name} is {where}{hint}')
 
 # %% ../../nbs/data/21_tables.ipynb #e5f2edb0
 def _text_lines(text: str) -> list[tuple[int, str]]:

@@ -992,7 +992,8 @@ def guess_target(
     labels: Iterable[Any],
 ) -> tuple[type[Target], str]:  # the class, and what should be said about the guess: often nothing
     "The kind of target that all these labels together suggest."
-    labels = distinct(list(labels))
+    given = list(labels)
+    labels = distinct(given)
     lists = [o for o in map(elements_of, labels) if o is not None]
     if any(len(o) != 1 for o in lists):
         return MultiCategory, ''
@@ -1005,7 +1006,7 @@ def guess_target(
             Regression,
             f'the labels {shown}, ... are taken as numbers to predict; y_block=CategoryBlock() makes classes of them',
         )
-    if any(isinstance(o, float) for o in numbers):
+    if any(isinstance(o, float) for o in numbers) or len(numbers) > max(10, len(given) / 2):
         return (
             Category,
             f'the labels {shown}, ... are taken as classes; y_block=RegressionBlock() predicts them as numbers',

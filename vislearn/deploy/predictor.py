@@ -144,6 +144,11 @@ class Predictor:
         xs, mats = zip(*opened)
         trail: list[Tensor] | None = [] if self.target.moves else None
         probs = self.probs(xs, trail)
+        if not probs.isfinite().all():
+            raise ValueError(
+                'the network gives nan or inf instead of numbers: its weights were lost in training, which a lower '
+                'learning rate prevents, or they are too large for fp16 (bf16 and fp32 do better)'
+            )
         ys = self.target.decide(probs)
         shown = ys if trail is None else move_points(ys, reduce(torch.matmul, [torch.stack(mats), *trail]))
         return [(self.target.decode(o), y, p) for o, y, p in zip(shown, ys, probs)]

@@ -815,7 +815,7 @@ class TrainLoop(CallbackHost):
             try:
                 yield
             finally:
-                if self._turn.trainer is None:  # outside of a fit nothing else lets go of a batch that failed
+                if self.turn.trainer is None:  # outside of a fit nothing else lets go of a batch that failed
                     self.mid_batch = False
                     self._clear_batch()
             return

@@ -25,6 +25,7 @@ _KEPT = (
     '_made_opt',
     'n_fits',
     'trained_vocab',
+    'given_vocab',
     'calls_made',
     'calibrated',
 )  # attributes of a learner that a fit changes
