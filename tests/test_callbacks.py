@@ -25,17 +25,18 @@ import torch
 from tiny import FULL, make_dls, make_pictures, same_weights, tiny_net
 from torch import nn
 
+from vislearn.app.report import html_rows
 from vislearn.io import atomic_save, plain_data, writable
 from vislearn.learner import Learner
 from vislearn.progress import progress_bar
 from vislearn.train.averaging import EMA
 from vislearn.train.checkpoint import Checkpoint, read_run
-from vislearn.train.events import CancelEpochException, on
+from vislearn.train.events import CancelBatchException, CancelEpochException, on
 from vislearn.train.freezing import Unfreeze
 from vislearn.train.hooks import ActivationStats, Hook
 from vislearn.train.loggers import CSVLogger, JSONLogger, LineLogger, TensorBoardCallback, TrainMetrics
 from vislearn.train.loop import TrainLoop
-from vislearn.train.lr_find import LRFinder
+from vislearn.train.lr_find import LRFinder, slide, suggest_lrs
 from vislearn.train.metrics import accuracy
 from vislearn.train.mix import MixUp
 from vislearn.train.progress import ProgressCallback
@@ -598,6 +599,39 @@ def test_train_metrics_leave_mixed_batches_out(tmp_path):
     learn.fit(1, cbs=TrainMetrics())
     learn.fit(1, cbs=[TrainMetrics(), MixUp()])
     assert 'train_accuracy' in learn.history[0] and 'train_accuracy' not in learn.history[1]
+
+
+@pytest.mark.parametrize('make', [partial(LineLogger, every=1), partial(TensorBoardCallback, every=1), Recorder])
+def test_batches_that_are_skipped_are_not_logged(tmp_path, make):
+    def skip(learn):
+        if learn.training and learn.iter < 2:
+            raise CancelBatchException
+
+    if getattr(make, 'func', make) is TensorBoardCallback:
+        pytest.importorskip('tensorboard')
+    learn = loop(tmp_path, on('before_batch', skip))
+    learn.fit(1, cbs=make())
+    assert learn.history[0]['train_loss'] > 0
+
+
+def test_lr_find_with_a_skipped_batch_and_functions_without_a_name_of_their_own(tmp_path):
+    def skip(learn):
+        if learn.iter == 0:
+            raise CancelBatchException
+
+    finder = LRFinder(num_it=3)
+    loop(tmp_path, on('before_batch', skip)).fit(2, cbs=finder)
+    assert len(finder.losses) == 3
+    rates = [10 ** (i / 10 - 5) for i in range(40)]
+    losses = [1 - i / 80 for i in range(40)]
+    found = suggest_lrs(rates, losses, [partial(slide, lr_diff=5), lambda lrs, losses: 0.5])
+    assert found.slide in rates and found[1] == 0.5
+
+
+def test_a_report_has_the_columns_of_all_epochs():
+    html = html_rows([{'epoch': 0, 'loss': 0.5}, {'epoch': 1, 'train_accuracy': 0.25, 'loss': 0.75}])
+    assert '<tr><th>epoch</th><th>loss</th><th>train_accuracy</th></tr>' in html
+    assert '<td>0</td><td>0.500</td><td></td>' in html and '<td>1</td><td>0.750</td><td>0.250</td>' in html
 
 
 def test_tensorboard(tmp_path):

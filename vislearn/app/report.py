@@ -34,11 +34,13 @@ def html_rows(
     rows: Sequence[Mapping[str, Any]],
     most: int = 40,  # rows shown
 ) -> str:
-    "Rows as an HTML table; floats with three decimals."
+    "Rows as an HTML table with the columns of all of them; floats with three decimals."
     if not rows:
         return '<p>None.</p>'
-    head = ''.join(f'<th>{html.escape(str(k))}</th>' for k in rows[0])
-    body = ''.join('<tr>' + ''.join(f'<td>{_html_cell(v)}</td>' for v in row.values()) + '</tr>' for row in rows[:most])
+    columns = dict.fromkeys(k for row in rows for k in row)
+    head = ''.join(f'<th>{html.escape(str(k))}</th>' for k in columns)
+    lines = [''.join(f'<td>{_html_cell(row.get(k))}</td>' for k in columns) for row in rows[:most]]
+    body = ''.join(f'<tr>{line}</tr>' for line in lines)
     more = f'<p>... and {len(rows) - most} more.</p>' if len(rows) > most else ''
     return f'<table><tr>{head}</tr>{body}</table>{more}'
 

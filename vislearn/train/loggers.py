@@ -114,11 +114,12 @@ class LineLogger(Callback):
             return
         self.done += 1
         self.n += len(learn.xb)
-        if (learn.iter + 1) % self.every:
+        loss = learn.smooth_loss.value if (learn.iter + 1) % self.every == 0 else None
+        if loss is None:  # not now, or all batches so far were skipped
             return
         lr = get_hyper(learn.opt.param_groups[-1], 'lr')
         where = f'[Epoch {learn.epoch + 1}/{learn.n_epoch}][Iter: {learn.iter + 1}/{learn.n_iter}]'
-        self.log(f'[Train]{where} lr: {lr:.5f}, loss: {learn.smooth_loss.value:.5f}{self._speed(learn)}')
+        self.log(f'[Train]{where} lr: {lr:.5f}, loss: {loss:.5f}{self._speed(learn)}')
 
     def _speed(self, learn) -> str:
         if not times_shown():
@@ -278,7 +279,7 @@ class TensorBoardCallback(Callback):
     def after_batch(self, learn):
         if learn.training:
             self.n += 1
-            if self.n % self.every == 0:
+            if self.n % self.every == 0 and learn.loss is not None:
                 self._write_batch(learn)
             return
         if learn.pred is None or learn.yb is None:

@@ -62,7 +62,7 @@ class LRFinder(Callback):
         self.best = min(self.best, self.losses[-1])
 
     def after_batch(self, learn):
-        exploded = self.stop_div and self.losses[-1] > 4 * self.best
+        exploded = self.stop_div and bool(self.losses) and self.losses[-1] > 4 * self.best
         if exploded or len(self.lrs) == len(self.rates):
             raise CancelFitException
 
@@ -168,6 +168,6 @@ def suggest_lrs(
             'Try more batches (num_it) or a wider range (start_lr, end_lr)',
             stacklevel=3,
         )
-    names = [f.__name__ for f in funcs]
-    SuggestedLRs = namedtuple('SuggestedLRs', names)  # type: ignore[misc]  # mypy knows literal names only
+    names = [getattr(f, 'func', f).__name__ for f in funcs]  # of a `partial` that of its function
+    SuggestedLRs = namedtuple('SuggestedLRs', names, rename=True)  # type: ignore[misc]  # mypy knows literal names only
     return SuggestedLRs(*(None if problem else float(f(lrs, kept)) for f in funcs))
