@@ -47,6 +47,7 @@ from vislearn.fastai_names import cnn_learner
 from vislearn.interpret.cam import grad_cam
 from vislearn.interpret.interpretation import ClassificationInterpretation
 from vislearn.learner import Learner, load_learner, vision_learner
+from vislearn.models.create import create_model
 from vislearn.models.layers import is_batch_norm
 from vislearn.recipes import Recipe, get_recipe
 from vislearn.train import steps, trials
@@ -244,6 +245,34 @@ def test_all_layers_learn_from_the_start_where_epochs_are_long(pictures, tmp_pat
     assert plan(n, 3, freeze_epochs=0) == ([True] * 3, at_once)
     assert plan(n - 1, 0)[0] == [False]  # of the head alone, where nothing else was asked for
     assert get_recipe('fastai').frozen_max_steps is None
+
+
+def test_early_layers_stay_where_pictures_are_as_large_as_in_pretraining(pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'plain')
+    dls = make_dls(pictures, tmp_path)
+
+    def changed(share, net='resnet18', **kw):
+        "What learned of a network, and what `fine_tune` said of it."
+        torch.manual_seed(0)
+        model = create_model(net, 3, pretrained=False) if isinstance(net, str) else net
+        learn = Learner(dls, model, recipe=Recipe(freeze_epochs=0, early_frozen_from=share), seed=0)
+        before = {k: p.detach().clone() for k, p in model.named_parameters()}
+        learn.fine_tune(1, **kw)
+        assert all(p.requires_grad for p in model.parameters())
+        names = {k.split('.')[2] for k, p in model.named_parameters() if not torch.equal(p, before[k])}
+        return names, 'all but the early layers' in capsys.readouterr().out
+
+    early, late = {'conv1', 'bn1', 'layer1'}, {'layer2', 'layer3', 'layer4'}
+    share = dls.picture_size / 224
+    names, said = changed(share)
+    assert said and not names & early and names >= late
+    names, said = changed(share + 0.01)
+    assert not said and names >= early | late
+    assert changed(share, freeze_early=False)[0] >= early  # what is given has precedence
+    assert not changed(None, freeze_early=True)[0] & early
+    assert get_recipe('fastai').early_frozen_from is None and get_recipe('scratch').early_frozen_from is None
+    with pytest.raises(TypeError, match='freeze_early needs a network of vision_learner, not a TinyNet'):
+        changed(None, tiny_net(), freeze_early=True)
 
 
 def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tmp_path, capsys, monkeypatch):

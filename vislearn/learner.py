@@ -48,6 +48,7 @@ from .interpret.calibrate import divide_logits, fit_temperature
 from .interpret.results import show_results
 from .io import writable
 from .models.create import create_model
+from .models.groups import early_params
 from .models.layers import has_seen_nothing, is_batch_norm
 from .models.memory import to_channels_last
 from .models.vision_model import VisionModel
@@ -79,7 +80,7 @@ from vislearn.train.schedules import (
 )
 from .train.steps import TimeLimit
 from .train.summary import PrettyString, learner_summary
-from .train.trainable import set_bn_momentum, set_trainable, start_training
+from .train.trainable import frozen, set_bn_momentum, set_trainable, start_training
 from .train.trials import auto_lr, find_lr, planned_epochs
 from .train.tta import tta
 
@@ -242,7 +243,7 @@ def _head_fact(head: nn.Module) -> str:
     return 'linear head on normalised features' if any(map(is_batch_norm, layers)) else 'linear head'
 
 
-def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
+def _plan_line(model: nn.Module, r: Recipe, epochs: int, freeze_early: bool) -> str:
     "What `fine_tune` is going to do, in one line."
     facts = [_head_fact(getattr(model, 'head', nn.Identity()))]
     norms = [m for m in getattr(model, 'body', model).modules() if is_batch_norm(m)]
@@ -253,11 +254,12 @@ def _plan_line(model: nn.Module, r: Recipe, epochs: int) -> str:
     body = f'{top / r.lr_mult:.2g}'
     if r.spread_lrs:
         body += ' and up'
-    full = f'{_count(epochs, "epoch")} of all layers (head {top:.2g}, body {body})'
+    layers = 'all but the early layers' if freeze_early else 'all layers'
+    full = f'{_count(epochs, "epoch")} of {layers} (head {top:.2g}, body {body})'
     if not r.freeze_epochs:
         return f'fine_tune: {", ".join(facts)}; {full}'
-    frozen = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
-    return f'fine_tune: {", ".join(facts)}; {frozen}, then {full}'
+    head_first = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
+    return f'fine_tune: {", ".join(facts)}; {head_first}, then {full}'
 
 
 def _changed(recipe: Recipe, rates: dict[str, Any], freeze_epochs: int | None) -> Recipe:
@@ -266,6 +268,28 @@ def _changed(recipe: Recipe, rates: dict[str, Any], freeze_epochs: int | None) -
     if freeze_epochs is not None:
         changes['freeze_epochs'] = as_int(freeze_epochs, 'freeze_epochs', least=0)
     return replace(recipe, **changes)
+
+
+def _full_lrs(r: Recipe, n_groups: int) -> slice | list[float]:
+    "The rates with which all layers learn."
+    top = r.base_lr * r.full_lr_share
+    low = top / r.lr_mult
+    return slice(low, top) if r.spread_lrs else [low] * (n_groups - 1) + [top]
+
+
+def _early_layers(model: nn.Module) -> list[nn.Parameter]:
+    if not isinstance(model, VisionModel):
+        raise TypeError(f'freeze_early needs a network of vision_learner, not a {type(model).__name__}')
+    n_in, *sides = model.data_cfg['input_size']
+    return early_params(model.body, max(sides), n_in)
+
+
+def _keeps_early(r: Recipe, model: nn.Module, dls: Any, freeze_early: bool | None) -> bool:
+    "Do early layers stay as they are? They are right for pictures like those that the network has learned from."
+    if freeze_early is not None or r.early_frozen_from is None or not isinstance(model, VisionModel):
+        return bool(freeze_early)
+    n_in, *sides = model.data_cfg['input_size']
+    return n_in in (1, 3) and getattr(dls, 'picture_size', 0) >= r.early_frozen_from * min(sides)
 
 
 def _without_frozen_phase(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
@@ -562,12 +586,15 @@ class Learner(TrainLoop):
         checkpoint: str | Checkpoint | None = None,  # name of a run folder, to `resume` from
         lr: float | str | None = None,  # another name of `base_lr`
         time_limit: float | str | None = None,  # seconds, or '10m': as many epochs as fit, with all that is planned
+        freeze_early: bool | None = None,  # leave the early layers as they are; None: as the recipe says
     ) -> None:
         """Teach a pretrained network new classes: first only the new head learns, then all layers, early ones slowest.
 
         Where an epoch has more steps than the recipe's `frozen_max_steps`, all layers learn from the start, for as many
-        epochs in all; `freeze_epochs` given decides otherwise. With `time_limit` a few batches are timed to plan the
-        epochs, and training ends in any case with the batch during which the time runs out.
+        epochs in all; `freeze_epochs` given decides otherwise. Where pictures are about as large as in pretraining (the
+        recipe's `early_frozen_from`), layers before maps of less than a quarter of the picture's height stay frozen.
+        With `time_limit` a few batches are timed to plan the epochs, and training ends in any case with the batch
+        during which the time runs out.
         """
         limit = _time_limit(epochs, time_limit)
         epochs = 1 if epochs is None else as_int(epochs, 'epochs', least=0)
@@ -579,22 +606,23 @@ class Learner(TrainLoop):
         if limit is not None:
             epochs = _epochs_within(self, limit, time_limit, r.freeze_epochs)
             cbs = [*([cbs] if isinstance(cbs, type) else listify(cbs)), limit]
+        freeze_early = _keeps_early(r, self.model, self.dls, freeze_early)
+        early = _early_layers(self.model) if freeze_early else []
         kept = {k: getattr(r, k) for k in [*given, 'freeze_epochs']}  # so that `resume` asks no recipe
-        call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, **kept))
+        call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, freeze_early=freeze_early, **kept))
         if self.recipe != get_recipe('fastai') and self.resuming is None:
-            say(self, _plan_line(self.model, r, epochs))
+            say(self, _plan_line(self.model, r, epochs, bool(early)))
         with under_way(self, call, cbs, checkpoint):
             shape: dict[str, Any] = dict(div_final=r.div_final, wd=wd, moms=moms)
             self.freeze()
             self.fit_one_cycle(
                 r.freeze_epochs, slice(r.base_lr), div=r.frozen_div, pct_start=r.frozen_pct_start, **shape
             )
-            top = r.base_lr * r.full_lr_share
             self.unfreeze()
-            low = top / r.lr_mult
-            n_body = len(self.layer_groups()) - 1
-            lrs = slice(low, top) if r.spread_lrs else [low] * n_body + [top]
-            self.fit_one_cycle(epochs, lrs, div=r.div, pct_start=r.pct_start, **shape)
+            with frozen(early):
+                self.fit_one_cycle(
+                    epochs, _full_lrs(r, len(self.layer_groups())), div=r.div, pct_start=r.pct_start, **shape
+                )
 
     def fit_head(
         self,

@@ -34,6 +34,7 @@ class Recipe:
     frozen_pct_start: float = 0.99  # 0-1, share of the phase in which the rate rises
     frozen_div: float = 25.0  # the first rate is the highest over this
     # the phase in which all layers learn
+    early_frozen_from: float | None = None  # pictures of this share of pretraining's size leave early layers frozen
     pct_start: float = 0.3  # 0-1, share of the phase in which the rate rises
     div: float = 5.0  # the first rate is the highest over this
     div_final: float = 1e5  # in both phases the last rate is the highest over this
@@ -74,6 +75,7 @@ RECIPES: dict[str, Recipe] = {
         lr_mult=5.0,
         spread_lrs=False,
         frozen_max_steps=20,
+        early_frozen_from=0.75,
         train_bn=False,
         bn_momentum=0.0,
         ps=0.0,

@@ -287,13 +287,7 @@ class DataAudit:
 
     @cached_property
     def _input_size(self) -> int:
-        "The shorter side of what the network sees."
-        for i in range(len(self.dls.valid.dataset)):
-            try:
-                return min(self.dls.valid.dataset.x(i).shape[-2:])
-            except (ImageError, OSError):
-                continue
-        return 0
+        return self.dls.picture_size
 
     def imbalance(self) -> Table:
         "Classes with few training pictures."

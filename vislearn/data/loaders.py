@@ -34,6 +34,7 @@ from .augment import Rows
 from .batches import BatchPipeline, Loaded, from_sent, load_batch, load_to_send
 from .check import Part, Report, data_report
 from .dataset import Dataset, as_items, brief_item, encode_labels
+from .decode import ImageError
 from .normalize import Normalize
 from .preview import draw_pictures, early_pictures, first_trace, trace_item
 from .resize import ItemPipeline, move_points
@@ -797,6 +798,17 @@ class DataLoaders:
         return self.to('cuda')
 
     # looking
+    @property
+    def picture_size(self) -> int:
+        "Pixels of the shorter side of the pictures, as validation gives them; 0 where none can be opened."
+        ds = self.valid.dataset
+        for i in range(len(ds)):
+            try:
+                return min(ds.x(i).shape[-2:])
+            except (ImageError, OSError):
+                continue
+        return 0
+
     def one_batch(self) -> tuple[torch.Tensor, ...]:  # (xb, yb)
         "A training batch to look at."
         return self.train.one_batch()
