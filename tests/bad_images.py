@@ -966,7 +966,7 @@ def place_kinds() -> list[Kind]:
             'folder named jpg',
             'f1.jpg',
             lambda p: p.mkdir(),
-            why='not an ordinary file|cannot be read',
+            why='is a folder',
             kind='unreadable',
             listed=False,
         ),

@@ -106,7 +106,7 @@ class Engine:
 served = []
 predict.open_engine = lambda *args: Engine()
 peek.describe_model = lambda model: {}
-server.serve = lambda engine, *args: served.append(engine)
+server.serve = lambda engine, **options: served.append(engine)
 import vislearn.app.serve as command
 command.open_engine = predict.open_engine
 serve('model.onnx')

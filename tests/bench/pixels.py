@@ -32,8 +32,6 @@ def pillow(f, cut):
 def main() -> None:
     args = options(__doc__).parse_args()
     need_data(args)
-    from dataclasses import replace
-
     import timm
     import torch
     from ants_and_bees import lite_body
@@ -53,7 +51,7 @@ def main() -> None:
 
     def cut_of(f, oversample):
         h, w = open_image(f).shape[1:]
-        return replace(plan.cut(h, w), oversample=oversample)
+        return plan.cut(h, w)._replace(oversample=oversample)
 
     ways = {
         'Pillow, full decode': lambda f: pillow(f, cut_of(f, 1)),

@@ -149,9 +149,12 @@ def verb_parser(
         raise ImportError('the command line needs fastcore: pip install fastcore') from e
     p = anno_parser(verbs[name], prog=f'vislearn {name}')
     p.epilog = None
-    for o in p._actions:  # argparse names the type in its errors
+    for o in p._actions:
+        kind = str(o.metavar or '').strip('()')
+        if kind:
+            o.metavar = kind.upper()  # some versions of argparse cannot wrap a usage with brackets in it
         if getattr(o.type, '__name__', '') == '_parse':  # fastcore's function for `int | None`
-            o.type.__name__ = str(o.metavar).strip('()')
+            o.type.__name__ = kind  # argparse names the type in its errors
     return p
 
 

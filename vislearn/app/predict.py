@@ -117,6 +117,15 @@ class _Tally:
         self.n_failed += 'error' in record
 
 
+def _n_written(out: Path, tally: _Tally) -> int:
+    "Records in the file: a run may have been stopped between writing one and counting it."
+    suffix = out.suffix.lower()
+    if suffix == '.parquet':
+        return tally.n_records
+    with open(out, encoding='utf-8', newline='') as f:
+        return sum(1 for _ in (csv.DictReader(f) if suffix == '.csv' else f))
+
+
 @contextmanager
 def _told_when_stopped(out: Path | None, tally: _Tally) -> Iterator[None]:
     "When the run is stopped by hand, say what its file has."
@@ -125,7 +134,7 @@ def _told_when_stopped(out: Path | None, tally: _Tally) -> Iterator[None]:
     except KeyboardInterrupt:
         if out and tally.n_records and not _is_shared():
             goes_on = '' if out.suffix.lower() == '.parquet' else '; --resume goes on'
-            print(f'\n{out} has {tally.n_records} records{goes_on}', file=sys.stderr)
+            print(f'\n{out} has {_n_written(out, tally)} records{goes_on}', file=sys.stderr)
         raise
 
 

@@ -335,7 +335,7 @@ def load_bundle(
         with file.open() as f:
             state = torch.load(f, map_location='cpu', weights_only=True)
     except Exception as e:
-        raise BundleError(f'{file.name} is damaged: {str(e).splitlines()[0]}') from e
+        raise BundleError(f'{file.name} is damaged: {(str(e) or type(e).__name__).splitlines()[0]}') from e
     if not isinstance(state, dict) or state.get('format') != 'vislearn':
         raise _not_an_export(file)
     _check_fields(state, file.name)

@@ -247,7 +247,7 @@ def _session(
         session = onnxruntime.InferenceSession(content, options, providers=[wanted], enable_fallback=0)
         inputs, outputs = [o.name for o in session.get_inputs()], [o.name for o in session.get_outputs()]
     except Exception as e:
-        raise OnnxError(f'{name} cannot be loaded: {str(e).splitlines()[0]}') from e
+        raise OnnxError(f'{name} cannot be loaded: {(str(e) or type(e).__name__).splitlines()[0]}') from e
     if wanted not in session.get_providers():
         raise ValueError(f'provider {provider!r} is installed, but cannot be started on this machine')
     if len(inputs) != 1 or not {'probs', 'logits'} <= set(outputs):
