@@ -408,9 +408,9 @@ def _restored(learn: Any, folder: Path, n_phases: int) -> int:
     done = [i for i in range(n_phases) if (folder / 'runs' / f'phase{i}' / 'end.pth').exists()]
     if not done:
         return 0
-    from vislearn.train.checkpoint import read_state, restore_learner, set_rng_state
+    from vislearn.train.checkpoint import read_run_file, restore_learner, set_rng_state
 
-    state = read_state(_end(folder, done[-1]))
+    state = read_run_file(_end(folder, done[-1]))
     restore_learner(learn, state)
     set_rng_state(state['rng'])
     print(f'phases done already: {done[-1] + 1} of {n_phases}')

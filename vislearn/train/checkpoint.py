@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_rng_state', 'set_rng_state', 'learner_state', 'run_state', 'restore_learner', 'restore_run', 'Checkpoint',
-           'read_state', 'read_run']
+           'read_run_file', 'read_run']
 
 # %% ../../nbs/train/17_checkpoint.ipynb #f44e295a
 import json
@@ -315,7 +315,7 @@ _KEYS = ('n_fits', 'model', 'requires_grad', 'opt', 'loaders', 'history', 'rng')
 _RUN_KEYS = (*_KEYS, 'plan', 'options', 'phase', 'position', 'scaler', 'grads', 'unstepped', 'smooth', 'track', 'cbs')
 
 
-def read_state(
+def read_run_file(
     file: Path,
     keys: Sequence[str] = _KEYS,  # that it must have
 ) -> dict[str, Any]:
@@ -347,4 +347,4 @@ def _read_run(learn: Any, name: str | Path, which: str) -> dict[str, Any]:
         runs = sorted(o.parent.name for o in (Path(learn.path) / 'runs').glob('*/last.pth'))
         known = f'there are the runs {runs}' if runs else ''
         raise FileNotFoundError(f'there is no {file}{suggest(name, runs, known)}')
-    return read_state(file, _RUN_KEYS)
+    return read_run_file(file, _RUN_KEYS)
