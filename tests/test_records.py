@@ -224,7 +224,7 @@ def test_evaluate_counts_the_same_with_and_without_torch(exported, whole, tmp_pa
     assert ours['top_2_accuracy'] == pytest.approx(sum(among) / len(among))
 
     code = """from pathlib import Path
-from vislearn.app.predict import evaluate
+from vislearn.app.evaluate import evaluate
 sys.exit(evaluate(*sys.argv[1:3], out=Path(sys.argv[3]), json_only=True))"""
     out = tmp_path / 'evaluation'
     r = run_without_torch(code, exported / 'model.onnx', tmp_path / 'data', out)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .predict import bench, evaluate, export, info, predict
+from .evaluate import evaluate
+from .predict import bench, export, info, predict
 from .serve import serve
 from .train_run import audit, check, lr_find, models, show, train
 
