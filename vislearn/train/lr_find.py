@@ -109,12 +109,27 @@ def steep(
     return lrs[int(np.argmin(np.diff(losses) / np.diff(np.log(lrs))))]
 
 
+def _fall_begins(losses: Sequence[float]) -> int:
+    "The index at which a hundredth of the fall, from the highest loss to the lowest one after it, is done."
+    curve = np.asarray(losses)
+    bottom = int(curve.argmin())
+    top = curve[: bottom + 1].max()
+    fallen = top - curve
+    return int((fallen > 0.01 * fallen[bottom]).argmax())
+
+
 def valley(
     lrs: Sequence[float],  # rising
     losses: Sequence[float],  # smoothed, at each rate
 ) -> float:
-    "The rate in the middle of the longest descent (the longest decreasing subsequence of losses)."
-    curve = np.asarray(losses)
+    """The rate in the middle of the longest descent (the longest decreasing subsequence of losses).
+
+    The descent begins where a hundredth of the fall is done, since a head that starts at zero gives a long plateau
+    that sinks a little.
+    """
+    start_of_fall = _fall_begins(losses)
+    lrs = lrs[start_of_fall:]
+    curve = np.asarray(losses[start_of_fall:])
     length = np.ones(len(curve), dtype=int)  # of the longest descent that ends here
     for i in range(1, len(curve)):
         higher = curve[:i] > curve[i]
