@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vislearn.models.create import create_model
 from vislearn.models.fold import Folded, FrozenBody, KeptFold, conv_bn_pairs, fold, lean
@@ -133,6 +134,65 @@ def test_folded_networks_give_the_same(arch):
         pred, folded = model(x), lean(model, x)
         assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == 0
         torch.testing.assert_close(folded(x), pred, rtol=1e-3, atol=1e-3 * pred.abs().max().item())
+
+
+class Copies(TorchDispatchMode):
+    "Counts copies of whole maps: those that padding makes, and those that autograd makes of what is overwritten."
+
+    def __init__(self):
+        super().__init__()
+        self.padded, self.cloned = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.constant_pad_nd.default:
+            self.padded.append(args[0].shape[1])
+        self.cloned += func is torch.ops.aten.clone.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('size', [224, 225, 96, 97, 33, (64, 33)])
+def test_padding_to_the_same_size_is_right_at_every_size(size):
+    model = lived_in(create_model('tf_efficientnet_lite0', 3, pretrained=False))
+    x = torch.randn(2, 3, *(size if isinstance(size, tuple) else (size, size)))
+    kinds, values = [type(m) for m in model.modules()], copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        pred = model(x)
+        torch.testing.assert_close(lean(model, x)(x), pred, rtol=1e-3, atol=1e-3 * pred.abs().max().item())
+    model, x = model.double(), x[:1].double()  # rounding would decide at the corners of activations
+    early = list(model.parameters())[:60]
+    for p in early:
+        p.requires_grad_(False)  # larger kernels there, timm's padding behind
+    ours = gradients_of(lean(model, x, training=True), model, x)
+    for mine, plain in zip(ours, gradients_of(model, model, x), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-6, atol=1e-9 * plain.abs().max().item())
+    assert len(ours) == len(list(model.parameters())) - 60
+    assert kinds == [type(m) for m in model.modules()] and values.keys() == model.state_dict().keys()
+    assert all(torch.equal(v, values[k].to(v)) for k, v in model.state_dict().items())
+
+
+def gradients_of(net: nn.Module, model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    F.cross_entropy(net(x), torch.tensor([1])).backward()
+    res = [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return res
+
+
+def test_maps_are_not_copied_to_be_padded_or_overwritten():
+    model = lived_in(create_model('tf_efficientnet_lite0', 3, pretrained=False))
+    x = torch.randn(2, 3, 64, 64)
+    net = lean(model, x)
+    with torch.no_grad(), Copies() as even:
+        net(x)
+    with torch.no_grad(), Copies() as odd:
+        net(torch.randn(2, 3, 65, 65))
+    assert even.padded == [3, 1, 1, 1, 1] and odd.padded == []  # pictures, then kernels; odd sizes stay odd
+    net = lean(model, x, training=True)
+    with Copies() as learning:
+        net(x)
+    assert learning.cloned == 0
+    with Copies() as plain:
+        model(x)
+    assert plain.cloned > 30
 
 
 @pytest.mark.parametrize('arch', ['efficientformerv2_s0', 'levit_128s'])

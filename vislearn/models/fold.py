@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -160,6 +161,44 @@ def _watched_pass(net: nn.Module, x: Tensor) -> tuple[Any, Pairs]:
     watch.note(tree_leaves(out), None)
     return out, watch.found()
 
+# %% ../../nbs/models/10_fold.ipynb #131eedae
+class _SameConv(nn.Conv2d):
+    "timm's `Conv2dSame`, with the padding done by the convolution wherever that is faster than a copy."
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation)
+        rows, columns = (_same_padding(*o) for o in sides)
+        uneven = [rows % 2, columns % 2]
+        weight, padding = self.weight, [rows // 2, columns // 2]
+        if any(uneven) and self._may_grow(x):
+            weight = F.pad(weight, (uneven[1], 0, uneven[0], 0))
+            padding = [rows - padding[0], columns - padding[1]]
+        elif any(uneven):
+            x = F.pad(x, (padding[1], columns - padding[1], padding[0], rows - padding[0]))
+            padding = [0, 0]
+        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _may_grow(self, x: Tensor) -> bool:
+        "Is a larger kernel as fast: channel by channel, on the CPU, without gradients?"
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        depthwise = self.groups == self.in_channels and max(self.dilation) == 1
+        return depthwise and not learns and x.device.type == 'cpu'
+
+
+def _same_padding(n: int, kernel: int, stride: int, dilation: int) -> int:
+    "Rows (or columns) of zeros by which `n` becomes large enough for an output of `n / stride`, rounded up."
+    n_out = -(-n // stride)
+    return max((n_out - 1) * stride + (kernel - 1) * dilation + 1 - n, 0)
+
+
+def _pad_within(net: nn.Module) -> nn.Module:
+    "Have timm's `Conv2dSame` in `net`, a copy of ours, pad without copying."
+    if timm_layers := sys.modules.get('timm.layers'):
+        for m in net.modules():
+            if type(m) is timm_layers.Conv2dSame:
+                m.__class__ = _SameConv
+    return net
+
 # %% ../../nbs/models/10_fold.ipynb #88d98f0e
 def _scale_and_shift(bias: Tensor | None, bn: Any) -> tuple[Tensor, Tensor]:
     "By what `bn`'s running statistics multiply a convolution with this bias, (c,1,1,1), and what they add (c,)."
@@ -284,6 +323,11 @@ def fold(
         copies[id(bn)] = _copied(_rest(bn), {})
     net = _copied(model, copies).eval().requires_grad_(False)
     return to_channels_last(net)
+
+
+def _lean_fold(model: nn.Module, pairs: Pairs) -> nn.Module:
+    "`fold` for running in PyTorch."
+    return _pad_within(fold(model, pairs))
 
 # %% ../../nbs/models/10_fold.ipynb #2d56a7d6
 ROUNDING = 3e-4  # how far outputs may move in the check, as a share of the largest
@@ -446,7 +490,7 @@ def _checked(model: nn.Module, xb: Tensor, training: bool) -> tuple[Pairs, nn.Mo
         trial = _Trial(model, xb, training)
         if not trial.watch(may_move=training) or not trial.pairs:
             return [], None
-        net = FrozenNorms(trial.net, trial.pairs) if training else fold(trial.net, trial.pairs)
+        net = FrozenNorms(trial.net, trial.pairs) if training else _lean_fold(trial.net, trial.pairs)
         return (trial.pairs, net) if trial.gives_the_same(net) else ([], None)
 
     return _try(checked, otherwise=([], None))
@@ -496,7 +540,7 @@ def _checked_fold(model: nn.Module, xb: Tensor) -> tuple[nn.Module | None, _Link
     if net is None:
         return None, None
     if _is_half(model):  # the check was made in 32 bits
-        net = fold(model, pairs)
+        net = _lean_fold(model, pairs)
     links = _Links(model, net, pairs)
     links.update()
     return net, links
@@ -515,15 +559,29 @@ class FrozenNorms(nn.Module):
         self.net = _copied(model, shared)
         self.folded: list[tuple[Any, Any, Any, nn.Module]] = []  # convolution, weight, bias, normalisation
         for conv_name, bn_name in pairs:
-            conv, bn = self.net.get_submodule(conv_name), self.net.get_submodule(bn_name)
-            self.net.set_submodule(bn_name, _rest(bn))
+            conv: Any = self.net.get_submodule(conv_name)
+            bn = self.net.get_submodule(bn_name)
             weight, bias = conv._parameters.pop('weight'), conv._parameters.pop('bias')
+            self.net.set_submodule(bn_name, _rest(bn))
+            if weight.requires_grad:
+                _keep_inputs(self.net.get_submodule(bn_name))
             self.folded.append((conv, weight, bias, bn))  # `forward` sets plain tensors instead
+        _pad_within(self.net)
 
     def forward(self, xb: Tensor) -> Tensor:  # (bs,3,h,w) -> (bs,c)
         for conv, weight, bias, bn in self.folded:
             conv.weight, conv.bias = _folded(weight, bias, bn)
         return self.net(xb)
+
+
+_NEED_THEIR_INPUT = (nn.Hardtanh, nn.SiLU, nn.Hardswish, nn.Mish)  # for their gradient; ReLU's needs the output alone
+
+
+def _keep_inputs(net: nn.Module) -> None:
+    "Have activations write beside their input where the gradient needs it: autograd would copy it first."
+    for m in net.modules():
+        if isinstance(m, _NEED_THEIR_INPUT):
+            m.inplace = False
 
 # %% ../../nbs/models/10_fold.ipynb #03ca1cc8
 class FrozenBody(nn.Module):
@@ -604,10 +662,10 @@ def _frozen_body(model: nn.Module, xb: Tensor) -> nn.Module | None:
     def checked() -> Pairs | None:
         trial = _Trial(body, xb, training=True)
         pairs = conv_bn_pairs(body, xb)
-        return pairs if trial.watch() and trial.gives_the_same(fold(trial.net, pairs)) else None
+        return pairs if trial.watch() and trial.gives_the_same(_lean_fold(trial.net, pairs)) else None
 
     pairs = _remembered(body, xb, lambda: _try(checked, otherwise=None))
-    return None if pairs is None else _try(lambda: fold(body, pairs), otherwise=None)
+    return None if pairs is None else _try(lambda: _lean_fold(body, pairs), otherwise=None)
 
 
 def lean(
