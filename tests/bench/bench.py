@@ -37,6 +37,18 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return p
 
 
+def avx2_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument('--avx2', action='store_true', help='hold the processor to AVX2, without 16 bits')
+
+
+def hold_to_avx2() -> None:
+    "For this process, before it imports torch: no wider instructions than AVX2, and no 16 bits chosen."
+    os.environ.update(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')
+    import torch
+
+    torch.cpu._is_avx512_bf16_supported = lambda: False
+
+
 def has(module: str, python: str = sys.executable) -> bool:
     "Is `module` installed for `python`?"
     code = f'import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)'
@@ -122,12 +134,15 @@ def markdown(rows: list[dict]) -> str:
 
 def report(name: str, rows: list[dict], raw: dict, args: argparse.Namespace) -> None:
     "Print the table; keep it as JSON and Markdown, and in the README if asked."
+    is_avx2 = getattr(args, 'avx2', False)
+    name += '_avx2' if is_avx2 else ''
     box = machine()
     table = (
         markdown(rows)
         + '\n\n'
         + ', '.join(f'{k} {v}' for k, v in box.items())
         + f'; {args.rounds} rounds'
+        + ('; held to AVX2, without 16 bits' if is_avx2 else '')
         + (' (quick: not a measurement)' if args.quick else '')
     )
     print(table)

@@ -1,18 +1,18 @@
 """Where the time of an epoch goes: waiting for pictures, training steps, validation, and the rest.
 
-    python tests/bench/parts.py [--quick] [--rounds 2] [--data FOLDER]
+    python tests/bench/parts.py [--quick] [--rounds 2] [--data FOLDER] [--avx2]
 
-The second epoch of `efficientnet_lite0` on four fifths of the photographs of ants and bees, 224 pixels, batches of 32, RandomResizedCrop and `aug_transforms()`, with the head (*frozen*) or all layers learning;
+The second epoch of `efficientnet_lite0` on four fifths of the photographs of ants and bees, 224 pixels, batches of 32, RandomResizedCrop and `aug_transforms()`, with the head (*frozen*), all but the early layers (`fine_tune`'s default at this size) or all layers learning;
 the other fifth validates. Pictures are read and augmented by threads while the network computes, so both share the processors: beside it stand the same steps in a bare loop on batches that are
-there, and the same pictures read and augmented while nothing else runs.
+there, and the same pictures read and augmented while nothing else runs. `--avx2` holds the processor to AVX2 and 32 bits.
 """
 
 import time
 
-from bench import mid, report, result
+from bench import avx2_option, hold_to_avx2, mid, report, result
 from sides import SIDES, compare, need_data, options, photos
 
-CASES = ['frozen', 'all layers']
+CASES = ['frozen', 'all but early layers', 'all layers']
 
 
 def seconds(f) -> float:
@@ -21,8 +21,9 @@ def seconds(f) -> float:
     return time.perf_counter() - begun
 
 
-def epoch(side, frozen: bool) -> dict[str, float]:
+def epoch(side, case: str) -> dict[str, float]:
     "Seconds of the parts of the second epoch."
+    from vislearn.models.groups import early_params
     from vislearn.train.events import Callback
 
     class Clock(Callback):
@@ -63,18 +64,21 @@ def epoch(side, frozen: bool) -> dict[str, float]:
             self.parts['all'] = time.perf_counter() - self.begun
 
     learn, clock = side.learner('efficientnet_lite0'), Clock()
-    learn.freeze() if frozen else learn.unfreeze()
+    learn.freeze() if case == 'frozen' else learn.unfreeze()
+    for p in early_params(learn.model.body) if case == 'all but early layers' else ():
+        p.requires_grad_(False)
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, 1e-5, cbs=clock)
     return clock.parts
 
 
-def bare(side, loader, frozen: bool) -> dict[str, float]:
+def bare(side, loader, case: str) -> dict[str, float]:
     "Seconds of the same steps on batches that are there, and of reading them."
     import torch
 
     xb = torch.rand(side.bs, 3, side.size, side.size).contiguous(memory_format=torch.channels_last)
-    steps = side.steps('efficientnet_lite0', frozen, [(xb, torch.randint(0, 2, (side.bs,)))] * len(loader))
+    batches = [(xb, torch.randint(0, 2, (side.bs,)))] * len(loader)
+    steps = side.steps('efficientnet_lite0', case == 'frozen', batches, early_frozen=case == 'all but early layers')
     steps()
 
     def read() -> None:
@@ -86,16 +90,20 @@ def bare(side, loader, frozen: bool) -> dict[str, float]:
 
 
 def work(name: str, case: str, args) -> None:
+    if args.avx2:
+        hold_to_avx2()
     size, bs = (64, 4) if args.quick else (224, 32)
     fns = photos(args.data, 24 if args.quick else None)
-    side, frozen = SIDES[name](fns, size, bs), case == 'frozen'
+    side = SIDES[name](fns, size, bs)
     if name == 'vislearn':
-        return result(**epoch(side, frozen))
-    result(**bare(side, SIDES['vislearn'](fns, size, bs).dls.train, frozen))
+        return result(**epoch(side, case))
+    result(**bare(side, SIDES['vislearn'](fns, size, bs).dls.train, case))
 
 
 def main() -> None:
-    args = options(__doc__).parse_args()
+    p = options(__doc__)
+    avx2_option(p)
+    args = p.parse_args()
     need_data(args)
     if args.worker:
         return work(args.worker, args.case, args)

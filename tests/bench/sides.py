@@ -193,16 +193,19 @@ class Bare:
     def augment(self, xb):
         return xb.float().mul_(2 / 255).sub_(1)  # to normalised floats and nothing else
 
-    def steps(self, arch: str, frozen: bool, batches):
+    def steps(self, arch: str, frozen: bool, batches, early_frozen: bool = False):
         import torch
         from torch.nn import functional as F
 
         from vislearn.models.depthwise import DepthwiseIn32
         from vislearn.models.fold import lean
+        from vislearn.models.groups import early_params
         from vislearn.train.precision import PRECISIONS, resolve_precision
 
         model = self.model(arch).train()
         model.body.requires_grad_(not frozen)
+        for p in early_params(model.body, self.size) if early_frozen else ():
+            p.requires_grad_(False)
         for m in model.body.modules():
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.eval()
@@ -256,7 +259,7 @@ def compare(
     "Results of `script --worker SIDE --case CASE` for each side, in turns."
     if args.quick:
         args.rounds = 1
-    quick = ['--quick'] if args.quick else []
+    switches = [o for o in ('--quick', '--avx2') if getattr(args, o[2:], False)]
 
     def column(side: str):
         return lambda i: call(
@@ -267,7 +270,7 @@ def compare(
             case,
             '--data',
             data or args.data,
-            *quick,
+            *switches,
             python=args.fastai_python if side == 'fastai' else sys.executable,
         )
 
