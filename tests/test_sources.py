@@ -21,7 +21,7 @@ from vislearn.data.image import PILImageBW
 from vislearn.data.labels import parent_label
 from vislearn.data.loaders import DataLoaders
 from vislearn.data.pipelines import TfmdLists
-from vislearn.data.resize import Resize
+from vislearn.data.resize import RandomResizedCrop, Resize
 from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.split import KFoldSplitter, RandomSplitter
 from vislearn.data.tables import read_list, read_names, read_table
@@ -342,6 +342,17 @@ def test_arrays_with_sets_of_their_own():
     assert (
         dls.check().problems and not ImageDataLoaders.from_arrays(xs[:8], ys[:8], (xs[:4], ys[:4]), **SMALL).check().ok
     )  # the same arrays on both sides
+
+
+def test_check_says_when_training_sees_a_part_of_long_pictures():
+    xs = np.zeros((20, 40, 100, 3), np.uint8)
+
+    def said(crop):
+        dls = ImageDataLoaders.from_arrays(xs, [0, 1] * 10, **SMALL | {'item_tfms': crop})
+        return 'as wide as high' in str(dls.check())
+
+    fits = RandomResizedCrop(8, ratio=(1.88, 3.33))
+    assert [said(o) for o in (RandomResizedCrop(8), Resize(8), fits, Resize(8, 'squish'))] == [True, True, False, False]
 
 
 class Torchvisionlike:

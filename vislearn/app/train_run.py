@@ -95,8 +95,9 @@ def guess_config(
     dls = build_data({'data': table | _PEEK})
     n = len(dls.train_ds)
     said = [f'{n} training and {len(dls.valid_ds)} validation pictures, {dls.target}']
+    headers = _some_headers(dls)
     if size is None:
-        size, why = _size_for(dls)
+        size, why = _size_for(headers)
         said.append(f'size {size} pixels: {why}')
     if bs is None:
         bs = batch_size_for(n)
@@ -104,32 +105,45 @@ def guess_config(
     if epochs is None:
         epochs = min(20, max(3, round(6000 / n)))
         said.append(f'{epochs} epochs')
-    crop = {'type': 'RandomResizedCrop', 'size': size, 'min_scale': 0.35}
+    crop, why_long = _crop_for(headers, size)
+    said.extend(why_long)
     table |= {'item_tfms': crop, 'batch_tfms': {'type': 'aug_transforms'}, 'bs': bs}
-    cfg = {
-        'data': table,
-        'learner': {'arch': arch},
-        'fit': {'type': 'fine_tune', 'epochs': epochs},
-        'run': {'seed': seed},
-    }
-    return cfg, said
+    fit = {'type': 'fine_tune', 'epochs': epochs}
+    return {'data': table, 'learner': {'arch': arch}, 'fit': fit, 'run': {'seed': seed}}, said
 
 
-def _size_for(dls: Any) -> tuple[int, str]:
-    "How large pictures should be, from the sizes of a hundred of them."
+def _crop_for(headers: Sequence[Any], size: int) -> tuple[dict[str, Any], list[str]]:
+    "The random crop that suits pictures of these shapes, and why if it is not the usual one."
+    from vislearn.data.check import box_ratio
+
+    crop: dict[str, Any] = {'type': 'RandomResizedCrop', 'size': size, 'min_scale': 0.35}
+    ratio = box_ratio(headers)
+    if ratio is None:
+        return crop, []
+    why = f'crops {ratio[0]} to {ratio[1]} times as wide as high, as most pictures are long'
+    return crop | {'ratio': list(ratio)}, [why]
+
+
+def _some_headers(dls: Any) -> list[Any]:
+    "The headers of a hundred training pictures, of those that have one."
     from vislearn.data.decode import ImageError, read_header
 
     sources = dls.train_ds.sources()
-    sides = []
+    headers = []
     for o in sources[:: max(1, len(sources) // 100)]:
         try:
-            header = read_header(o)
+            headers.append(read_header(o))
         except (ImageError, TypeError, AttributeError):
             continue
-        sides.append(min(header.height, header.width))
-    if not sides:
+    return headers
+
+
+def _size_for(headers: Sequence[Any]) -> tuple[int, str]:
+    "How large pictures should be, from the sizes of some of them."
+    if not headers:
         return 224, 'the usual size'
-    middle = sorted(sides)[len(sides) // 2]
+    sides = sorted(min(h.height, h.width) for h in headers)
+    middle = sides[len(sides) // 2]
     size = min(224, max(64, round(middle / 32) * 32))
     return size, f'half of the pictures are {middle} pixels or more on their shorter side'
 

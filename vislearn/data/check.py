@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Part', 'Problem', 'Report', 'describe', 'one_line', 'label_counts', 'label_table', 'alike_labels', 'label_problems',
-           'size_problems', 'copy_problems', 'headers', 'file_facts', 'data_report']
+           'size_problems', 'copy_problems', 'headers', 'file_facts', 'box_ratio', 'data_report']
 
 # %% ../../nbs/data/14_check.ipynb #2bf43671
 import os
+import random
 import re
 import unicodedata
 from collections import Counter
@@ -390,6 +391,7 @@ def file_facts(
     parts: Sequence[Part],
     size: tuple[int, int] | None = None,  # height and width that pictures are resized to
     max_files: int = 20_000,  # headers read, at most
+    crop: Any = None,  # a CropTransform: what cuts pictures in training
 ) -> tuple[str, list[Problem]]:
     "Formats and sizes in words, and what is wrong with files."
     every = [o for part in parts for o in part.sources]
@@ -400,7 +402,7 @@ def file_facts(
     if not good and not bad:
         return '', []
     text = _formats(good, len(every), len(some))
-    return text, [*_unusable(bad, len(some)), *_small(good, size), *_large(good)]
+    return text, [*_unusable(bad, len(some)), *_small(good, size), *_long(good, crop), *_longest(good)]
 
 
 def _formats(good: list[Header], n_all: int, n_seen: int) -> str:
@@ -444,7 +446,45 @@ def _small(good: list[Header], size: tuple[int, int] | None) -> list[Problem]:
     ]
 
 
-def _large(good: list[Header]) -> list[Problem]:
+def box_ratio(
+    headers: Sequence[Header],
+    longest: float = 1.8,  # boxes of the usual shapes do for pictures of up to so many times as long as wide
+) -> tuple[float, float] | None:  # range of width / height; None where the usual one does
+    """`ratio` of `RandomResizedCrop` where half of the pictures are long: around their own shape.
+
+    Of long pictures the usual boxes (3/4 to 4/3) show a part, while validation squeezes the whole.
+    """
+    if not headers:
+        return None
+    shape = sorted(h.width / h.height for h in headers)[len(headers) // 2]
+    if 1 / longest <= shape <= longest:
+        return None
+    return round(shape * 3 / 4, 2), round(shape * 4 / 3, 2)
+
+
+def _long(good: list[Header], crop: Any) -> list[Problem]:
+    "Does training only ever see a part of pictures that are long?"
+    ratio = box_ratio(good)
+    if ratio is None or crop is None:
+        return []
+    middle = sorted(good, key=lambda h: h.width / h.height)[len(good) // 2]
+    boxes = [crop.cut(middle.height, middle.width, random.Random(i)).box for i in range(50)]
+    shown = max(min(w / middle.width, h / middle.height) for _, _, w, h in boxes)
+    if shown > 0.7:
+        return []
+    long, short = max(middle.height, middle.width), min(middle.height, middle.width)
+    how = 'wide as high' if middle.width == long else 'high as wide'
+    return [
+        Problem(
+            'files',
+            f'half of the pictures are at least {long / short:.1f} times as {how}, '
+            f'and {type(crop).__name__} shows {shown:.0%} of that at most',
+            f'RandomResizedCrop(size, ratio={ratio}) cuts boxes of their shape',
+        )
+    ]
+
+
+def _longest(good: list[Header]) -> list[Problem]:
     long = sum(max(h.height, h.width) > 4 * min(h.height, h.width) for h in good)
     if not long:
         return []
@@ -463,6 +503,7 @@ def data_report(
     trace: Sequence[tuple[str, Any]] = (),  # one picture after each step
     size: tuple[int, int] | None = None,  # height and width that pictures are resized to
     max_files: int = 20_000,  # headers read, at most
+    crop: Any = None,  # a CropTransform: what cuts pictures in training
 ) -> Report:
     "Counts of labels, formats and sizes of files, and every problem that is found."
     report = Report(trace=list(trace))
@@ -471,7 +512,7 @@ def data_report(
         report.sections.append(label_table(parts, target) if target.vocab else _number_ranges(parts, target))
         report.add(label_problems(parts, target))
     report.add(copy_problems(parts, target))
-    text, problems = file_facts(parts, size, max_files)
+    text, problems = file_facts(parts, size, max_files, crop)
     if text:
         report.sections.append(text)
     report.add(problems)

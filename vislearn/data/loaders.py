@@ -853,7 +853,8 @@ class DataLoaders:
         trace = first_trace(self.train)
         size = tuple(trace[-1][1].shape[-2:]) if trace else None
         parts = [Part(dl.dataset.name, dl.dataset.sources(), dl.dataset.y) for dl in self.loaders]
-        return data_report(parts, self.target, trace, size)
+        crop = getattr(getattr(self.train.dataset, 'item_tfms', None), 'crop', None)
+        return data_report(parts, self.target, trace, size, crop=crop)
 
     def summary(self) -> None:
         "Print what `check` finds."

@@ -410,6 +410,11 @@ class ItemPipeline(Pipeline):
         super().__init__(tfms)
         self.mode = mode
 
+    @property
+    def crop(self) -> CropTransform | None:
+        "The first step where that cuts the picture while it is opened."
+        return self.tfms[0] if self.tfms and isinstance(self.tfms[0], CropTransform) else None
+
     def __call__(
         self,
         src: Any,  # what `open_image` takes

@@ -306,7 +306,7 @@ def check_stages(
     trace = checking.trace(sets[0], bs) if len(sets[0]) else []
     size = tuple(trace[-1][1].shape[-2:]) if trace else None
     looked_at = [Part(ds.name, ds.sources(), ds.y) for ds in sets]
-    found = _guarded(report, 'files', lambda: data_report(looked_at, target, trace, size))
+    found = _guarded(report, 'files', lambda: data_report(looked_at, target, trace, size, crop=sets[0].item_tfms.crop))
     if found:
         report.sections, report.trace = found.sections, found.trace
         report.add(found.problems)
