@@ -592,7 +592,7 @@ class Learner(TrainLoop):
 
         Where an epoch has more steps than the recipe's `frozen_max_steps`, all layers learn from the start, for as many
         epochs in all; `freeze_epochs` given decides otherwise. Where pictures are about as large as in pretraining (the
-        recipe's `early_frozen_from`), layers before maps of less than a quarter of the picture's height stay frozen.
+        recipe's `early_frozen_from`), layers before maps of less than an eighth of the picture's height stay frozen.
         With `time_limit` a few batches are timed to plan the epochs, and training ends in any case with the batch
         during which the time runs out.
         """

@@ -243,11 +243,11 @@ def early_params(
     size: int = 224,  # pixels, a size that it takes
     n_in: int = 3,  # channels
 ) -> list[nn.Parameter]:
-    """The parameters of the layers whose maps have a quarter of the picture's height or more.
+    """The parameters of the layers whose maps have an eighth of the picture's height or more.
 
     An empty list where no convolution gives smaller maps.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3))
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 4, 3, 4), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3))
     >>> [p is q for p, q in zip(early_params(net), net[:2].parameters())]
     [True, True, True, True]
     """
@@ -255,7 +255,7 @@ def early_params(
 
     def watch(x: Tensor) -> None:
         def note(m: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(m, nn.Conv2d) and 6 * out.shape[-2] < x.shape[-2]:  # halved three times, up to the borders
+            if isinstance(m, nn.Conv2d) and 12 * out.shape[-2] < x.shape[-2]:  # halved four times, up to the borders
                 raise _Passed
             passed.append(m)
 
