@@ -19,7 +19,7 @@ from vislearn.data.augment import aug_transforms
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock
 from vislearn.data.files import get_image_files
 from vislearn.data.image import open_image
-from vislearn.data.labels import parent_label
+from vislearn.data.labels import RegexLabeller, parent_label
 from vislearn.data.resize import Resize
 from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.split import FuncSplitter, GrandparentSplitter, RandomSplitter, StratifiedSplitter
@@ -128,6 +128,27 @@ def test_16_wrong_paths_say_what_is_there(folder):
     assert 'a.jpg' in complaint(lambda: open_image('a.jpg'))
     for where in (folder, str(folder)):
         assert 'get_items=get_image_files' in complaint(lambda: block(get_items=None).dataloaders(where))
+
+
+def test_16_names_that_lead_nowhere_say_what_is_there(folder):
+    says = complaint(lambda: ImageDataLoaders.from_folder(folder / 'photographs'))
+    assert f"{folder} holds the folders ['a', 'b']" in says
+    assert 'holds no folders' in complaint(lambda: ImageDataLoaders.from_folder(folder / 'a' / 'photographs'))
+    rows = [{'name': 'a00.jpg', 'label': 'a'}]
+    says = complaint(lambda: ImageDataLoaders.from_df(rows, folder))
+    assert f'there is {folder / "a" / "a00.jpg"}' in says and 'folder=' in says
+    absolute = str(folder / 'elsewhere' / 'a00.jpg')
+    says = complaint(lambda: ImageDataLoaders.from_df([{'name': absolute, 'label': 'a'}], folder))
+    assert says.startswith('FileNotFoundError') and absolute in says
+
+
+@pytest.mark.parametrize('match', [False, True])
+def test_a_pattern_that_fits_but_for_its_case_says_so(match):
+    label = RegexLabeller(r'(.+)_\d+\.jpg$', match=match)
+    assert label('ants_1.jpg') == 'ants'
+    assert '(?i)' in complaint(lambda: label('ants_1.JPG'))
+    assert '(?i)' not in complaint(lambda: label('ants_1.png'))
+    assert RegexLabeller(r'(?i)(.+)_\d+\.jpg$', match=match)('ants_1.JPG') == 'ants'
 
 
 def test_17_fewer_items_than_a_batch(folder):

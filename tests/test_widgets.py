@@ -532,6 +532,24 @@ def test_thumb(files, tmp_path):
     assert Image.open(BytesIO(thumb_jpeg(files[0], 128, 256))).size == (32, 24)  # never larger than it is
 
 
+def test_an_upload_given_whole_says_where_its_picture_is(tmp_path):
+    from vislearn.data.image import open_image
+    from vislearn.data.sources import ImageDataLoaders
+    from vislearn.widgets import FileUpload
+
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    content = memoryview((tmp_path / 'a.png').read_bytes())
+    upload = {'name': 'a.png', 'type': 'image/png', 'size': len(content), 'content': content}
+    button = FileUpload()
+    with pytest.raises(TypeError, match=r"\.value\[0\]\['content'\]"):
+        open_image(button)
+    dls = ImageDataLoaders.from_lists(tmp_path, ['a.png'] * 8, ['a', 'b'] * 4, valid_pct=0.25, seed=1, num_workers=0)
+    for items in (upload, [upload], [{**upload, 'content': bytes(content)}]):
+        with pytest.raises(TypeError, match=r"\['content'\]"):
+            dls.test_dl(items).one_batch()
+    assert dls.test_dl([content]).one_batch()[0].shape == (1, 3, 8, 8)
+
+
 def test_upload_data():
     from datetime import datetime
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..core import WithArguments
-from .dataset import Labelled
+from .dataset import Labelled, is_upload
 from .labels import ColReader
 from .stages import LazyItems
 from ..progress import progress_bar
@@ -62,6 +62,8 @@ class PictureOf(WithArguments):
     def __call__(self, o: Any) -> Any:
         if is_pair(o):
             return Labelled(*o).picture()
+        if is_upload(o):
+            return o  # which says where the picture is when it is opened
         if self.reader is not None:
             return self.reader(o)
         raise TypeError(

@@ -84,10 +84,12 @@ def no_picture(
 ) -> TypeError:
     "The error for something that is not a picture at all."
     hint = ''
-    if not hasattr(src, 'columns') and hasattr(src, '__len__') and not isinstance(src, dict):
-        hint = '; for several pictures use predict_batch'
-    elif isinstance(src, dict) and 'content' in src:
+    if isinstance(src, dict) and 'content' in src:
         hint = "; of an upload, give its ['content']"
+    elif type(src).__name__ == 'FileUpload':
+        hint = "; of an upload button, give the .value[0]['content']"
+    elif not hasattr(src, 'columns') and hasattr(src, '__len__') and not isinstance(src, dict):
+        hint = '; for several pictures use predict_batch'
     return TypeError(f'cannot open a {type(src).__name__} as a picture; give {accepted}{hint}')
 
 

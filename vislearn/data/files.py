@@ -181,7 +181,10 @@ def _check_folder(path: Path) -> None:
         raise NotADirectoryError(f'{path} is a file; a folder is needed')
     if not path.parent.is_dir():
         raise FileNotFoundError(f'there is no folder {path}; nor is there a folder {path.parent}')
-    raise FileNotFoundError(f'there is no folder {path}{suggest(path.name, _subfolders(path.parent))}')
+    there = _subfolders(path.parent)
+    seen = f'the folders {some_of(there)}' if there else 'no folders'
+    hint = suggest(path.name, there) or f'; {path.parent.absolute()} holds {seen}'
+    raise FileNotFoundError(f'there is no folder {path}{hint}')
 
 
 def missing_folder(

@@ -116,10 +116,19 @@ class RegexLabeller(WithArguments):
             raise ValueError(f'the pattern {self.pat!r} has no group: put the part that is the label in parentheses')
 
     def __call__(self, o: str | Path) -> str:
-        found = (re.match if self.match else re.search)(self.pat, str(o).replace(os.sep, '/'))
+        found = self._find(str(o))
         if not found:
-            raise ValueError(f'the pattern {self.pat!r} is not {"at the start of" if self.match else "in"} {str(o)!r}')
+            raise ValueError(self._not_found(str(o)))
         return found[1]
+
+    def _find(self, name: str, flags: int = 0) -> re.Match | None:
+        find = re.match if self.match else re.search
+        return find(self.pat, name.replace(os.sep, '/'), flags)
+
+    def _not_found(self, name: str) -> str:
+        where = 'at the start of' if self.match else 'in'
+        hint = '; it is when case is ignored: begin it with (?i)' if self._find(name, re.IGNORECASE) else ''
+        return f'the pattern {self.pat!r} is not {where} {name!r}{hint}'
 
 # %% ../../nbs/data/05_labels.ipynb #336a0f9c
 class using_attr(WithArguments):

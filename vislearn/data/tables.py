@@ -254,12 +254,16 @@ def folder_of(
         if any(file_of(o, folder, fn_col, suff).exists() for o in rows[:20]):
             return folder
     name = file_of(rows[0], Path(), fn_col, suff)
-    alike = [o for folder in places for o in sorted(folder.glob(f'{glob.escape(str(name))}.*'))]
+    pattern = glob.escape(str(name.relative_to(name.anchor)))
+    alike = [o for folder in places for o in sorted(folder.glob(f'{pattern}.*'))]
     hint = f'; there is {alike[0].name}: give suff={alike[0].suffix!r}' if alike else ''
     if not hint and (places[0] / str(name).replace('\\', '/')).exists():
         hint = '; the names have backslashes, as Windows writes them: replace them by /'
     if not hint and not name.suffix:
         hint = f'; is column {fn_col!r} that of the file names?'
+    deeper = [] if hint else [o for folder in places for o in folder.glob(f'*/{pattern}')]
+    if deeper:
+        hint = f'; there is {deeper[0]}: the names begin at path, or at its sub-folder folder='
     asked = [*dict.fromkeys(map(str, places))]
     where = f'neither in {" nor in ".join(asked)}' if len(asked) > 1 else f'not in {asked[0]}'
     raise FileNotFoundError(f'the files of the table are not there: {name} is {where}{hint}')

@@ -401,7 +401,7 @@ def _check_present(labels: Sequence[Any]) -> None:
         return
     for i, label in enumerate(labels):
         if is_missing(label):
-            raise LabelError(f'training item {i} has no label (got {label!r})', i)
+            raise LabelError(f'training item {i} has no label (got {label!r}): fill it in, or leave the item out', i)
 
 # %% ../../nbs/data/12_targets.ipynb #4ce955a3
 class CrossEntropy(nn.CrossEntropyLoss):
