@@ -522,8 +522,9 @@ class TwoAtOnce:
 
 @contextmanager
 def batching(engine, **options):
+    from vislearn.deploy.batcher import Batcher
+
     from vislearn.deploy.records import Item
-    from vislearn.deploy.serve import Batcher
 
     batcher = Batcher(engine, **options)
     batcher.send = lambda *sources, **asked: batcher.submit_all([Item(o, o) for o in sources], **asked)
