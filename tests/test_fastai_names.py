@@ -16,8 +16,9 @@ from nbtools import ROOT
 from tiny import make_dls, make_pictures, tiny_net
 
 import vislearn.all as v
+from vislearn.core import NotHere
 from vislearn.data.loaders import OTHER_LOADER_ATTRIBUTES
-from vislearn.fastai_names import OTHER_TASKS, OTHER_WAYS, NotHere
+from vislearn.fastai_names import OTHER_TASKS, OTHER_WAYS
 from vislearn.learner import OTHER_ATTRIBUTES
 from vislearn.train.optim import set_hyper
 

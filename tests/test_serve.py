@@ -523,7 +523,6 @@ class TwoAtOnce:
 @contextmanager
 def batching(engine, **options):
     from vislearn.deploy.batcher import Batcher
-
     from vislearn.deploy.records import Item
 
     batcher = Batcher(engine, **options)

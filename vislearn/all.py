@@ -252,8 +252,7 @@ from vislearn.fastai_names import (
     xresnet50,
     xresnet101,
 )
-from .fastai_names import NotHere as _NotHere
-from .fastai_names import instead_of as _instead_of
+from .fastai_names import stand_in as _stand_in
 from .interpret.cam import grad_cam
 from .interpret.interpretation import ClassificationInterpretation, Interpretation
 from .io import vislearn_home
@@ -465,7 +464,7 @@ BILINEAR, NEAREST = Resampling.BILINEAR, Resampling.NEAREST
 
 # %% ../nbs/90_all.ipynb #1711ec03
 for _name in (*_OTHER_TASKS, *_OTHER_WAYS):
-    globals().setdefault(_name, _NotHere(_name, _instead_of(_name) or ''))
+    globals().setdefault(_name, _stand_in(_name))
 
 # %% ../nbs/90_all.ipynb #66232ac8
 __all__ = [o for o in globals() if not o.startswith('_') and o != 'TYPE_CHECKING']

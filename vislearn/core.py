@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['listify', 'suggest', 'sentence', 'look_up', 'snake_case', 'check_kwargs', 'did_you_mean', 'as_int', 'as_float',
            'as_seconds', 'WithArguments', 'item_rng', 'batch_rng', 'as_seed', 'epoch_order', 'torch_seed', 'as_tensor',
-           'set_seed', 'default_device', 'without_autocast', 'compute_alone', 'Transform', 'in_validation',
+           'set_seed', 'default_device', 'without_autocast', 'compute_alone', 'NotHere', 'Transform', 'in_validation',
            'tfm_to_dict', 'tfm_from_dict', 'DisplayedTransform', 'RandTransform', 'ItemTransform', 'InValidation',
            'own_state', 'each_picture', 'made_step', 'Pipeline', 'step_of', 'set_up_steps', 'undo_steps']
 
@@ -343,10 +343,33 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=_compute_alone_after_fork)
 
 # %% ../nbs/00_core.ipynb #359cd3fb
+class NotHere:
+    "Stands for a name of fastai for which vislearn has something else, or nothing; using it says so."
+
+    def __init__(
+        self,
+        name: str,
+        says: str,  # the end of a sentence that begins with the name
+        is_other_task: bool = False,  # does the name belong to segmentation, text ...?
+    ):
+        self._name = name
+        self._says = f'{name} {says}'
+        self._is_other_task = is_other_task
+
+    def __call__(self, *args: Any, **kwargs: Any):
+        raise NotImplementedError(self._says)
+
+    def __getattr__(self, name: str):
+        raise AttributeError(name if name.startswith('_') else self._says)
+
+    def __repr__(self) -> str:
+        return f'<{self._says}>'
+
+
 def _never_comes(encodes: Callable) -> bool:
     "Is this `encodes` annotated with what belongs to another task, such as fastai's PILMask?"
     wanted = getattr(encodes, '__annotations__', {}).values()
-    return any(type(kind).__name__ == 'NotHere' and ': it is for ' in repr(kind) for kind in wanted)
+    return any(isinstance(kind, NotHere) and kind._is_other_task for kind in wanted)
 
 
 class _ClassBody(dict):
@@ -551,10 +574,9 @@ def _check_encodes(f: Callable, owner: Any, n_before: int) -> None:
         return
     wanted = taken[0].annotation if taken else inspect.Parameter.empty
     kind = wanted.rsplit('.')[-1] if isinstance(wanted, str) else getattr(wanted, '__name__', None)
-    stands_in = type(wanted).__name__ == 'NotHere'  # a name of fastai such as TensorCategory
-    if stands_in:
-        kind = repr(wanted).strip('<').split()[0]
-    is_kind = stands_in or isinstance(wanted, (str, type))
+    if isinstance(wanted, NotHere):  # such as TensorCategory
+        kind = wanted._name
+    is_kind = isinstance(wanted, (str, type, NotHere))
     if wanted is inspect.Parameter.empty or not is_kind or kind in (*_picture_types, 'object'):
         return
     raise TypeError(

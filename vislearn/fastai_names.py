@@ -13,7 +13,7 @@ __all__ = ['MSELossFlat', 'to_thumb', 'dispatch', 'Mish', 'Swish', 'NormType', '
            'to_cpu', 'image2tensor', 'show_titled_image', 'show_at', 'TfmdDL', 'explode_types', 'to_image',
            'has_pool_type', 'create_body', 'params', 'trainable_params', 'num_features_model', 'noop', 'Module',
            'Lambda', 'sequential', 'ConvLayer', 'ResBlock', 'XResNet', 'xresnet18', 'xresnet34', 'xresnet50',
-           'xresnet101', 'NoneReduce', 'NotHere', 'instead_of']
+           'xresnet101', 'NoneReduce', 'instead_of', 'stand_in']
 
 # %% ../nbs/20_fastai_names.ipynb #0e7875a9
 import enum
@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .core import listify, snake_case
+from .core import NotHere, listify, snake_case
 from .data.dataset import TensorImage
 from .data.image import PILImage, to_pil, to_tensor
 from .data.normalize import imagenet_stats
@@ -939,26 +939,6 @@ OTHER_WAYS: dict[str, str] = {  # fastai's name -> what to use instead
 }
 
 
-class NotHere:
-    "A name of fastai for which vislearn has something else, or nothing; using it says so."
-
-    def __init__(
-        self,
-        name: str,
-        says: str,  # the end of a sentence that begins with the name
-    ):
-        self._says = f'{name} {says}'
-
-    def __call__(self, *args: Any, **kwargs: Any):
-        raise NotImplementedError(self._says)
-
-    def __getattr__(self, name: str):
-        raise AttributeError(name if name.startswith('_') else self._says)
-
-    def __repr__(self) -> str:
-        return f'<{self._says}>'
-
-
 def instead_of(name: str) -> str | None:
     "The end of a sentence about a name of fastai that is not here; None for other names."
     if name in OTHER_TASKS:
@@ -966,3 +946,10 @@ def instead_of(name: str) -> str | None:
     if name in OTHER_WAYS:
         return f'is not in vislearn; use {OTHER_WAYS[name]}'
     return None
+
+
+def stand_in(
+    name: str,  # of fastai, not here
+) -> NotHere:
+    "What stands for that name in `vislearn.all`."
+    return NotHere(name, instead_of(name) or '', is_other_task=name in OTHER_TASKS)

@@ -31,10 +31,9 @@ try:
 except ImportError as e:
     raise ImportError("serving needs more packages: pip install 'vislearn[serve]'") from e
 
-from .batcher import Batcher, Busy
-
 from .. import __version__
 from ..data import decode as decoding
+from .batcher import Batcher, Busy
 from .records import Engine, Item, image_bytes
 from ..progress import echo
 
