@@ -255,9 +255,8 @@ class Distill(Callback):
             raise ValueError(
                 'Distill needs pictures, but fit_head trains on features: use learn.freeze() and fit_one_cycle'
             )
-        target = getattr(learn.dls, 'target', None)
-        self._check_vocab(getattr(target, 'vocab', None))
-        self.target = target or self.teacher.target or Category()
+        self._check_vocab(getattr(learn.target, 'vocab', None))
+        self.target = learn.target or self.teacher.target or Category()
         self.teacher.receive_from(learn.dls[0], learn.device)
         if self.kept is None or self.kept.dataset is not getattr(learn.dls[0], 'dataset', None):
             self.kept = KeptAnswers(learn.dls[0])

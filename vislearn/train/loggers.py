@@ -299,9 +299,8 @@ class TensorBoardCallback(Callback):
         for name, value in learn.row.items():
             if isinstance(value, (int, float)) and name != 'epoch':
                 self.writer.add_scalar(f'epoch/{name}', value, n_epochs)
-        target = getattr(learn.dls, 'target', None)
-        if target and self.kept:
-            self._write_predictions(learn, target, n_epochs)
+        if learn.target and self.kept:
+            self._write_predictions(learn, learn.target, n_epochs)
         if self.with_hist:
             for name, p in learn.model.named_parameters():
                 self.writer.add_histogram(name, p.detach(), n_epochs)

@@ -362,9 +362,13 @@ class TrainLoop(CallbackHost):
 
     @metrics.setter
     def metrics(self, metrics: Any) -> None:
-        target = getattr(self.dls, 'target', None)
         made = [m() if isinstance(m, type) else m for m in listify(metrics)]
-        self._metrics = [get_metric(m, target) if isinstance(m, str) else m for m in made]
+        self._metrics = [get_metric(m, self.target) if isinstance(m, str) else m for m in made]
+
+    @property
+    def target(self) -> Any:  # a Target
+        "What is predicted; None where the loaders do not say."
+        return getattr(self.dls, 'target', None)
 
     @property
     def device(self) -> torch.device:
@@ -721,7 +725,7 @@ class TrainLoop(CallbackHost):
 
     def _check_outputs(self) -> None:
         "A `ValueError` where the data has more classes than the network has outputs."
-        target = getattr(self.dl, 'target', None) or getattr(self.dls, 'target', None)
+        target = getattr(self.dl, 'target', None) or self.target
         needed = getattr(target, 'c', 0)
         if needed <= 1 or self.pred.ndim < 2 or self.pred.shape[1] >= needed:
             return
@@ -880,9 +884,8 @@ class TrainLoop(CallbackHost):
         targs: Tensor,  # (n,) or (n,c)
     ) -> Any:  # a number; a tensor or an array where the metric gives several
         "One metric over all these predictions; an error says which metric, and what it was given."
-        target = getattr(self.dls, 'target', None)
         try:
-            value = compute_metric(f, preds, targs, target.probs(preds) if target else None)
+            value = compute_metric(f, preds, targs, self.target.probs(preds) if self.target else None)
         except Exception as e:
             shapes = f'preds {tuple(preds.shape)} and targs {tuple(targs.shape)}'
             e.add_note(f'in the metric {name!r}, given {shapes}; metrics=[] does without')
@@ -924,7 +927,7 @@ class TrainLoop(CallbackHost):
             is_empty = not len(dl)
             why = f'the loader is empty{_GIVE_PICTURES}' if is_empty else 'no picture can be used'
             raise ValueError(f'nothing to predict: {why}')
-        target = getattr(self.dls, 'target', None)
+        target = self.target
         if act is None:
             act = target.probs if target else torch.nn.Identity()
         probs = act(preds)
