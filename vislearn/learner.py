@@ -42,7 +42,7 @@ from .deploy.card import arch_of, model_card
 from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
 from .deploy.predictor import Predictor
-from .described import MadeBy, learner_config, remembers_call
+from .described import Call, learner_config, remembers_call
 from .distrib import barrier, is_main, together, world_size
 from .interpret.calibrate import divide_logits, fit_temperature
 from .interpret.results import show_results
@@ -53,7 +53,7 @@ from .models.layers import has_seen_nothing, is_batch_norm
 from .models.memory import to_channels_last
 from .models.vision_model import VisionModel
 from .recipes import Recipe, get_recipe
-from .train.calls import Call, remember, resume_call, under_way
+from .train.calls import remember, resume_call, under_way
 from .train.checkpoint import Checkpoint
 from .train.events import Callback
 from .train.features import FeatureLoaders, HeadModel
@@ -350,7 +350,7 @@ class Learner(TrainLoop):
         self.train_bn = train_bn
         self.moms = self.recipe.moms if moms is None else moms
         self.in_call = False  # is one of the calls that train under way
-        self.made_by: MadeBy | None = None  # the call that made it, for `config`
+        self.made_by: Call | None = None  # the call that made it, for `config`
         self.calls_made: tuple[Call, ...] = ()  # what it was told to do since
         self.trained_vocab = _vocab_of(dls)  # what the outputs mean
         self._kept_predictor = KeptPredictor()

@@ -42,7 +42,7 @@ from .resize import ItemPipeline, move_points
 from .targets import Target, Vocab
 from .tuples import TupleLoader, as_loader
 from .workers import Workers
-from ..described import MadeBy
+from ..described import Call
 from ..distrib import is_launched, local_world_size, shares
 from ..malloc import keep_memory
 from ..progress import echo, progress_mode
@@ -563,7 +563,7 @@ class DataLoaders:
         get_y: Callable | None = None,  # from an item to its label, for `test_dl(with_labels=True)`
         device: str | torch.device | None = None,  # where batches arrive; the loaders' own if not given
     ):
-        self.made_by: MadeBy | None = None  # the call that made them, for a configuration
+        self.made_by: Call | None = None  # the call that made them, for a configuration
         self.loaders = [as_loader(dl) for dl in loaders]
         self.path = Path(path)
         self.get_y = get_y
