@@ -9,7 +9,6 @@ __all__ = ['Call', 'remembers_call', 'NotDescribed', 'described', 'name_of', 'le
 import dataclasses
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from .core import Transform
+from .warn import warn
 
 # %% ../nbs/06_described.ipynb #5263845c
 @dataclasses.dataclass
@@ -197,8 +197,7 @@ def _warn_of_chance(cfg: Mapping[str, Any]) -> None:
     "Say what was drawn without a seed."
     without = [f'[{name}]' for name in ('data', 'learner') if 'seed' not in cfg[name]]
     if without:
-        warnings.warn(
+        warn(
             f'{" and ".join(without)} had no seed, so what is built from this configuration is split or starts '
             'differently: give seed= to the loaders and to vision_learner',
-            stacklevel=4,
         )

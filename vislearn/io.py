@@ -12,13 +12,14 @@ import os
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .warn import warn
 
 # %% ../nbs/01_io.ipynb #0f366c9c
 def vislearn_home() -> Path:
@@ -132,7 +133,7 @@ def plain_data(
         if isinstance(o, kind):
             return kind(o)
     if not isinstance(o, Path):
-        warnings.warn(f'a {type(o).__name__} is not plain data; it is stored as text: {o!r}', stacklevel=2)
+        warn(f'a {type(o).__name__} is not plain data; it is stored as text: {o!r}')
     return str(o)
 
 # %% ../nbs/01_io.ipynb #e36a01d1
@@ -148,7 +149,7 @@ def writable(
     except OSError:
         pass
     here = Path.cwd()
-    warnings.warn(f'{folder} cannot be written to; using {here} instead', stacklevel=3)
+    warn(f'{folder} cannot be written to; using {here} instead')
     return here
 
 # %% ../nbs/01_io.ipynb #0fc6c2c4

@@ -7,7 +7,6 @@ __all__ = ['OTHER_ATTRIBUTES', 'normalised_loader', 'with_normalize', 'Learner',
 
 # %% ../nbs/10_learner.ipynb #4583ac4c
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -83,6 +82,7 @@ from .train.summary import PrettyString, learner_summary
 from .train.trainable import frozen, set_bn_momentum, set_trainable, start_training
 from .train.trials import auto_lr, find_lr, planned_epochs
 from .train.tta import tta
+from .warn import warn
 
 if TYPE_CHECKING:
     from vislearn.deploy.serve import ServeOptions
@@ -128,10 +128,9 @@ def with_normalize(
         return view
     there = dls.train.batch_tfms.find(Normalize)
     if there is not None and not _alike(there, norm):
-        warnings.warn(
+        warn(
             f'the loaders normalise with mean {there.mean} and std {there.std}, but the network was trained with '
             f'{norm.mean} and {norm.std}; leave Normalize out and the right one is added',
-            stacklevel=4,
         )
     return dls
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..data.files import get_image_files
 from ..data.image import open_image, to_pil
 from ..progress import progress_bar
 from ..threads import Threads, usable_processors
+from ..warn import warn
 
 # %% ../../nbs/collect/05_images.ipynb #4cef9469
 _suffixes = dict(JPEG='.jpg', MPO='.jpg', TIFF='.tif', JPEG2000='.jp2', DIB='.bmp', PPM='.ppm')  # others: by format
@@ -65,7 +65,7 @@ def _warn_if_few(report: DownloadReport, dest: Path) -> None:
         return
     counts = Counter(o.reason for o in failed).most_common(3)
     reasons = '; '.join(f'{n} {why}' for why, n in counts)
-    warnings.warn(f'{len(failed)} of {len(report)} URLs gave no picture for {dest}: {reasons}', stacklevel=3)
+    warn(f'{len(failed)} of {len(report)} URLs gave no picture for {dest}: {reasons}')
 
 # %% ../../nbs/collect/05_images.ipynb #11c2d0df
 def download_images(
@@ -209,5 +209,5 @@ def search_images_bing(
     "URLs of pictures for `term`, from DuckDuckGo: Bing's image search is closed."
     if term is None or (len(term) >= 30 and ' ' not in term):
         term = key  # what is long and has no blanks is the key
-    warnings.warn("Bing's image search is closed; asking DuckDuckGo, which needs no key", stacklevel=2)
+    warn("Bing's image search is closed; asking DuckDuckGo, which needs no key")
     return search_images_ddg(term, max_images)

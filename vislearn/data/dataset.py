@@ -9,7 +9,6 @@ __all__ = ['is_picture', 'is_upload', 'is_row', 'Labelled', 'brief_item', 'as_it
 # %% ../../nbs/data/17_dataset.ipynb #a12bfae9
 import os
 import random
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +28,7 @@ from .labels import ColReader
 from .resize import ItemPipeline, move_points, to_source
 from .show import show_image
 from .targets import Target, Vocab
+from ..warn import warn
 
 # %% ../../nbs/data/17_dataset.ipynb #15f88954
 _kinds: tuple[Any, ...] = ((str, os.PathLike), (bytes, bytearray, memoryview), Image.Image, np.ndarray, torch.Tensor)
@@ -345,7 +345,7 @@ class Dataset:
                 '(verify_images finds them)'
             )
         for i in sorted(new):
-            warnings.warn(f'skipping {self.name} item {i}: {found[i][0]}', stacklevel=2)
+            warn(f'skipping {self.name} item {i}: {found[i][0]}')
 
     def _lost_too_much(self) -> str:
         "What was lost, where it is more than `max_bad` or all pictures of a class; else an empty text."

@@ -16,7 +16,6 @@ import os
 import re
 import stat
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from ..table import shorten
+from ..warn import warn
 
 # %% ../../nbs/data/00_decode.ipynb #3692c250
 image_formats = [
@@ -301,7 +301,7 @@ _warned: set[str] = set()
 def _warn_once(kind: str, text: str) -> None:
     if kind not in _warned:
         _warned.add(kind)
-        warnings.warn(f'{text} (said once)', stacklevel=2)
+        warn(f'{text} (said once)')
 
 
 def _is_deep(im: Image.Image) -> bool:

@@ -8,8 +8,9 @@ __all__ = ['WESTERN', 'is_text', 'decode_text', 'decode_western', 'read_text']
 # %% ../../nbs/data/18_encodings.ipynb #b2361da1
 import codecs
 import re
-import warnings
 from pathlib import Path
+
+from ..warn import warn
 
 # %% ../../nbs/data/18_encodings.ipynb #a6fc4360
 _MARKS = {
@@ -105,9 +106,7 @@ def decode_western(
     fit = [name for name, texts in readings.items() if all(o is not None and _reads_well(o) for o in texts)]
     if len(fit) == 1:
         shown = readings[fit[0]][0]
-        warnings.warn(
-            f'it is not UTF-8 and was read as {fit[0]} ({shown!r}); give encoding= if that is wrong', stacklevel=3
-        )
+        warn(f'it is not UTF-8 and was read as {fit[0]} ({shown!r}); give encoding= if that is wrong')
         return raw.decode(fit[0])
     ways = ', '.join(f'{texts[0]!r} in {name}' for name, texts in readings.items() if texts[0] is not None)
     raise ValueError(f'it is not UTF-8: {lines[0]!r} would be {ways}; say which with encoding=')

@@ -7,7 +7,6 @@ __all__ = ['Extensions', 'Scan', 'scan_files', 'some_of', 'missing_folder', 'get
 
 # %% ../../nbs/data/04_files.ipynb #51499c54
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from fastcore.foundation import L
 
 from ..core import listify, suggest
 from .decode import image_extensions
+from ..warn import warn
 
 # %% ../../nbs/data/04_files.ipynb #b4abe578
 @dataclass
@@ -200,7 +200,7 @@ def missing_folder(
 def _warn_of_absent(path: Path, folders: list[str]) -> None:
     for name in folders:
         if not (path / name).is_dir():
-            warnings.warn(missing_folder(path, name), stacklevel=3)
+            warn(missing_folder(path, name))
 
 # %% ../../nbs/data/04_files.ipynb #d7c8d15f
 def get_files(

@@ -10,7 +10,6 @@ import copy
 import multiprocessing
 import os
 import pickle
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -48,6 +47,7 @@ from ..malloc import keep_memory
 from ..progress import echo, progress_mode
 from ..table import write_csv
 from ..threads import Threads, usable_processors
+from ..warn import warn
 
 # %% ../../nbs/data/20_loaders.ipynb #cbc88d7d
 def default_workers() -> int:
@@ -150,7 +150,7 @@ class Loader:
             n = len(dataset)
             hint = f', one step an epoch; bs={batch_size_for(n)} learns more from so few' if n >= 16 else ''
             said = f'{n} {dataset.name} items are fewer than bs={bs}: using batches of {n}{hint}'
-            warnings.warn(said, stacklevel=2)
+            warn(said)
             bs = n
         self.dataset = dataset
         self.bs = bs
@@ -353,7 +353,7 @@ class Loader:
         elif self._procs is None and torch.multiprocessing.get_start_method() != 'fork':
             why = self._why_not_sendable()
         if why:
-            warnings.warn(f'reading in threads: {why}', stacklevel=2)
+            warn(f'reading in threads: {why}')
             self.workers = 'thread'
         return not why
 

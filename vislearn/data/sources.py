@@ -9,7 +9,6 @@ __all__ = ['PicturePairs', 'LoaderOptions', 'LoaderKeywords', 'takes_options', '
 # %% ../../nbs/data/25_sources.ipynb #5cef3a36
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from .split import ColSplitter, FuncSplitter, RandomSplitter, StratifiedSplitter
 from .tables import as_records, distinct_names, file_of, folder_of, read_list, read_names, read_table
 from .targets import Category, MultiCategory, Regression, Target, guess_target
 from ..described import remembers_call
+from ..warn import warn
 
 # %% ../../nbs/data/25_sources.ipynb #ab81cc71
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def block_for(
     "The kind of label that all of them suggest; a warning where the guess may be wrong."
     kind, doubt = guess_target(labels)
     if doubt:
-        warnings.warn(doubt, stacklevel=5)
+        warn(doubt)
     return _BLOCKS[kind]()
 
 
@@ -213,11 +213,10 @@ def _warn_if_deeper(files: Sequence[Path], get_y: FolderLabeller) -> None:
     paths = [get_y.folders(f) for f in files]
     labels, below = {o[0] for o in paths}, {o[1] for o in paths if len(o) > 1}
     if len(labels) > 1 and len(below) > 1 and all(len(o) > 1 for o in paths):
-        warnings.warn(
+        warn(
             f'the labels are the folders {some_of(sorted(labels))}, which hold no pictures themselves but folders: '
             f'{some_of(sorted(below))}. If these are the labels: '
             'ImageDataLoaders.from_path_func(path, get_image_files(path), parent_label)',
-            stacklevel=6,
         )
 
 
@@ -231,10 +230,9 @@ def _in_folders(files: Sequence[Path], get_y: FolderLabeller) -> list[Path]:
         )
     if len(inside) < len(files):
         lost = next(f for f in files if not get_y.folders(f))
-        warnings.warn(
+        warn(
             f'{len(files) - len(inside)} of {len(files)} pictures are left out, as they are in no folder of a label, '
             f'such as {lost}',
-            stacklevel=5,
         )
     _warn_if_deeper(inside, get_y)
     return inside

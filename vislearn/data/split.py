@@ -10,7 +10,6 @@ __all__ = ['Split', 'RandomSplitter', 'RandomSubsetSplitter', 'GrandparentSplitt
 # %% ../../nbs/data/06_split.ipynb #067be03a
 import math
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from ..core import WithArguments, as_int, listify, suggest, torch_seed
 from .files import some_of
 from .labels import elements_of, parent_label, read_col
+from ..warn import warn
 
 # %% ../../nbs/data/06_split.ipynb #bd772a47
 Split = tuple[list[int], list[int]]  # positions for training and for validation
@@ -37,7 +37,7 @@ def _with_warning(split: Split) -> Split:
     "The split; a warning if its validation side is empty."
     train, valid = split
     if train and not valid:
-        warnings.warn(f'nothing is left to validate on: all {len(train)} items train', stacklevel=3)
+        warn(f'nothing is left to validate on: all {len(train)} items train')
     return split
 
 
@@ -137,7 +137,7 @@ class GrandparentSplitter(WithArguments):
             raise ValueError(self._not_found(found, 'train_name'))
         if not valid:
             why = self._not_found(found, 'valid_name')
-            warnings.warn(f'nothing is left to validate on: {why}', stacklevel=2)
+            warn(f'nothing is left to validate on: {why}')
         if len(train) + len(valid) < len(items):
             self._warn_of_deeper([items[i] for i in sorted(set(range(len(items))).difference(train, valid))], items)
         return train, valid
@@ -161,10 +161,9 @@ class GrandparentSplitter(WithArguments):
         top = len(os.path.commonpath([Path(o).parent for o in items]).split(os.sep))
         deeper = [o for o in left_out if names.intersection(Path(o).parent.parts[top - 1 : -1])]
         if deeper:
-            warnings.warn(
+            warn(
                 f'{len(deeper)} of {len(items)} items are left out, as they lie deeper than .../train/label/file, '
                 f'such as {deeper[0]}; ImageDataLoaders.from_folder labels them by the first folder below the split',
-                stacklevel=3,
             )
 
 # %% ../../nbs/data/06_split.ipynb #92f67430

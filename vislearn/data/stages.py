@@ -21,6 +21,7 @@ from .dataset import Dataset, as_items, brief_item
 from .loaders import Loader
 from .preview import first_trace
 from .targets import LabelError, Target
+from ..warn import warn
 
 # %% ../../nbs/data/22_stages.ipynb #81b27961
 def call_named(
@@ -151,10 +152,9 @@ def drop_unknown(
     keep = [target.knows(label) for label in labels]
     lost = sorted({str(label) for label, known in zip(labels, keep) if not known})
     if lost:
-        warnings.warn(
+        warn(
             f'leaving out {keep.count(False)} of {len(labels)} {name} items, whose labels are not in the vocab: '
             f'{brief_item(", ".join(lost))}',
-            stacklevel=4,
         )
     return (
         [item for item, known in zip(items, keep) if known],

@@ -7,7 +7,6 @@ __all__ = ['LabelWeights', 'Thresholds', 'Target', 'Vocab', 'LabelError', 'Cross
            'MultiCategory', 'Regression', 'SquaredError', 'Points', 'guess_target', 'target_of', 'has_several_labels']
 
 # %% ../../nbs/data/12_targets.ipynb #476d0b8e
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from ..core import as_tensor, look_up, suggest
 from .answers import Answer, CategoryAnswer, MultiCategoryAnswer, PointsAnswer, RegressionAnswer
 from .label_errors import LabelErrors, errors_of_one_label, errors_of_several_labels
 from .labels import distinct, elements_of, is_missing, plain_label
+from ..warn import warn
 
 # %% ../../nbs/data/12_targets.ipynb #58d84f98
 class Target:
@@ -514,10 +514,9 @@ class Category(_Labels):
             _check_each(known, plain_label)
             self._set_vocab(Vocab.of(known, self.sort))
         if self.c == 1:
-            warnings.warn(
+            warn(
                 f'all training items have the same label {self.vocab[0]!r}; there is nothing to tell apart. '
                 'Is get_y right?',
-                stacklevel=2,
             )
         if self.class_weights is not None:
             self.weights = _weights_for(self.class_weights, self.vocab, lambda: self._balanced(labels), 'class_weights')

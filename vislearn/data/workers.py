@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from ..threads import Job
+from ..warn import warn
 
 # %% ../../nbs/data/16_workers.ipynb #49902baf
 _held: Any = None  # in a worker process: the first argument of every job
@@ -201,7 +202,7 @@ class Workers:
         if self.deaths >= self.max_deaths:
             reading = f'the last was reading {_first_ten(names(job))}'
             raise WorkerError(f'worker processes died {self.deaths} times in one pass; {reading}. {_CAUSES}') from None
-        warnings.warn('a worker process died; its jobs are done again by new ones, nothing is lost', stacklevel=5)
+        warn('a worker process died; its jobs are done again by new ones, nothing is lost')
 
     def close(self) -> None:
         "End the processes; also done when the object is garbage collected, and at the end of the program."

@@ -10,7 +10,6 @@ __all__ = ['PLAIN_NAMES', 'FORMAT', 'pickle_names', 'BundleError', 'describe_fil
 import inspect
 import io
 import pickletools
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -32,6 +31,7 @@ from ..models.backbone import HELPER_HEADS
 from ..models.create import create_model
 from ..models.memory import to_channels_last
 from ..train.randomness import OwnRandom
+from ..warn import warn
 
 # %% ../../nbs/deploy/00_bundle.ipynb #47ac56a4
 _STORAGES = {
@@ -276,10 +276,9 @@ def _warn_of_hooks(model: nn.Module) -> None:
     "Say which modules of a network that is built again from its name have hooks, which would be gone."
     names = [name or 'the model' for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if names:
-        warnings.warn(
+        warn(
             f'an export holds no hooks, and there are some on {", ".join(names[:5])}: if they change what is computed, '
             'the loaded model answers differently. Remove them, or make them part of a module of your own',
-            stacklevel=4,
         )
 
 

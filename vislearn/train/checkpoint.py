@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from ..table import write_csv
 from .events import Callback
 from .ranks import summed_gradients
 from .tracking import TrackerCallback
+from ..warn import warn
 
 # %% ../../nbs/train/17_checkpoint.ipynb #b15ba8de
 def get_rng_state() -> dict[str, Any]:
@@ -155,10 +155,9 @@ def _restore_cbs(cbs: Iterable[Callback], states: Sequence[tuple[str, dict]]) ->
             cb.load_state_dict(states.pop(i)[1])
     missing = [name for name, state in states if state]
     if missing:
-        warnings.warn(
+        warn(
             f'the run that is resumed had callbacks that are not here: {missing}. '
             'Pass them to resume(cbs=...) for the same result',
-            stacklevel=3,
         )
 
 # %% ../../nbs/train/17_checkpoint.ipynb #ad814477
@@ -254,7 +253,7 @@ class Checkpoint(Callback):
         try:
             self.save(learn, learn.position)
         except OSError as e:
-            warnings.warn(f'this last state was not saved: {e}', stacklevel=2)
+            warn(f'this last state was not saved: {e}')
             return
         echo(f"Saved; go on with learn.resume('{self.run}')")
 

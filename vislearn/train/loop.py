@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -63,6 +62,7 @@ from vislearn.train.safety import (
     replace_inference_tensors,
     torch_switches,
 )
+from ..warn import warn
 
 # %% ../../nbs/train/06_loop.ipynb #75e026c7
 class SmoothLoss:
@@ -208,10 +208,9 @@ def _warn_if_replaced(known: set[int], params: Sequence[nn.Parameter]) -> None:
     "Say so where an optimizer, of which the `id`s of parameters are given, holds some that are gone from the model."
     is_missing = any(p.requires_grad and id(p) not in known for p in params)
     if is_missing and not known.issubset(map(id, params)):
-        warnings.warn(
+        warn(
             'the optimizer that was given holds parameters that the model no longer has, and lacks those that took '
             'their place, which will not learn: learn.opt = None makes a new one',
-            stacklevel=5,
         )
 
 
@@ -257,7 +256,7 @@ def _warn_of_fixed(loss_func: Any, opt: Any) -> None:
     fixed = [name for name, p in loss_func.named_parameters() if p.requires_grad and id(p) not in moved]
     if fixed:
         said = f'the loss {type(loss_func).__name__} has parameters, which will not learn: {", ".join(fixed[:5])}'
-        warnings.warn(f'{said}. The optimizer moves what is in the model: make them part of it', stacklevel=6)
+        warn(f'{said}. The optimizer moves what is in the model: make them part of it')
 
 
 def _check_is_loader(dl: Any) -> None:

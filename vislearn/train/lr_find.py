@@ -7,7 +7,6 @@ __all__ = ['LRFinder', 'minimum', 'steep', 'valley', 'slide', 'SuggestionMethod'
 
 # %% ../../nbs/train/13_lr_find.ipynb #afff1676
 import math
-import warnings
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from ..core import as_int
 from .events import Callback, CancelFitException, CancelValidException
 from .optim import set_hyper
+from ..warn import warn
 
 # %% ../../nbs/train/13_lr_find.ipynb #ad203f46
 class LRFinder(Callback):
@@ -178,10 +178,9 @@ def suggest_lrs(
     elif max(kept) - min(kept) < 0.02 * abs(kept[0]):
         problem = 'is flat'
     if problem:
-        warnings.warn(
+        warn(
             f'no learning rate is suggested: the curve {problem}. '
             'Try more batches (num_it) or a wider range (start_lr, end_lr)',
-            stacklevel=3,
         )
     names = [getattr(f, 'func', f).__name__ for f in funcs]  # of a `partial` that of its function
     SuggestedLRs = namedtuple('SuggestedLRs', names, rename=True)  # type: ignore[misc]  # mypy knows literal names only

@@ -6,11 +6,10 @@
 __all__ = ['PRECISIONS', 'fast_bf16', 'resolve_precision']
 
 # %% ../../nbs/train/03_precision.ipynb #98dfc9a1
-import warnings
-
 import torch
 
 from ..core import suggest
+from ..warn import warn
 
 # %% ../../nbs/train/03_precision.ipynb #8dfca9c9
 PRECISIONS: dict[str, torch.dtype] = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -43,6 +42,6 @@ def resolve_precision(
     if precision == 'auto':
         return best
     if precision == 'fp16' and device.type == 'cpu':
-        warnings.warn(f'fp16 is for GPUs; on this CPU {best} is used instead', stacklevel=2)
+        warn(f'fp16 is for GPUs; on this CPU {best} is used instead')
         return best
     return precision

@@ -6,7 +6,6 @@
 __all__ = ['model_file', 'save_model', 'load_model']
 
 # %% ../../nbs/train/15_saving.ipynb #c8218fe9
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from ..core import suggest
 from ..distrib import barrier, is_main
 from ..io import atomic_save, plain_data, writable
+from ..warn import warn
 
 # %% ../../nbs/train/15_saving.ipynb #6cdc78f9
 def model_file(
@@ -72,4 +72,4 @@ def load_model(
         learn.opt.load_state_dict(state['opt'])
     except (ValueError, KeyError) as e:
         message = f'the weights of {file} were loaded, but not its optimizer state: {e}'
-        warnings.warn(message, stacklevel=3)
+        warn(message)

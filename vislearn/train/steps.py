@@ -7,7 +7,6 @@ __all__ = ['GradientClip', 'GradientAccumulation', 'MixedPrecision', 'ChannelsLa
 
 # %% ../../nbs/train/22_steps.ipynb #33bea37e
 import time
-import warnings
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from ..core import as_seconds
 from ..distrib import from_rank0
 from .events import Callback, CancelFitException, CancelTrainException, CancelValidException
 from .progress import say
+from ..warn import warn
 
 # %% ../../nbs/train/22_steps.ipynb #47a1f488
 class GradientClip(Callback):
@@ -57,10 +57,9 @@ class GradientAccumulation(Callback):
         learn.n_acc = self.before
         is_whole = learn.position[0] == learn.n_epoch
         if is_whole and learn.unstepped and not self.stepped:
-            warnings.warn(
+            warn(
                 f'nothing was learned: GradientAccumulation(n_acc={self.n_acc}) waits for {self.n_acc} pictures, and '
                 f'the whole fit had {learn.unstepped}; take a smaller n_acc or more epochs',
-                stacklevel=2,
             )
 
 # %% ../../nbs/train/22_steps.ipynb #665092ee

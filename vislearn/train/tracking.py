@@ -9,7 +9,6 @@ __all__ = ['FALLING', 'Better', 'TrackerCallback', 'EarlyStoppingCallback', 'Red
 # %% ../../nbs/train/16_tracking.ipynb #0b2188ce
 import inspect
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..progress import echo
 from .events import Callback, CancelFitException
 from .recorder import epoch_value
 from .saving import load_model, save_model
+from ..warn import warn
 
 # %% ../../nbs/train/16_tracking.ipynb #0a43d976
 FALLING = ('loss', 'error', 'mse', 'mae', 'perplexity', 'brier', 'hamming')  # in the names of what should be small
@@ -230,7 +230,7 @@ class SaveModelCallback(TrackerCallback):
         elif self.saved:
             load_model(learn, self.saved, self.with_opt)
         elif not self.every_epoch and learn.n_epoch:
-            warnings.warn(f'no epoch was completed with {self.monitor!r}, so no best model was saved', stacklevel=2)
+            warn(f'no epoch was completed with {self.monitor!r}, so no best model was saved')
 
 # %% ../../nbs/train/16_tracking.ipynb #48dc761f
 class TerminateOnNaNCallback(Callback):
