@@ -627,18 +627,21 @@ class DataLoaders:
         "Data loaders of data sets."
         bs, val_bs = batch_sizes(len(ds[0]) if ds else 0, bs, val_bs)
         if ds and not any(isinstance(o, (Dataset, list)) for o in ds):
-            return cls._of_tuples(
-                ds,
-                path,
-                bs=bs,
-                val_bs=val_bs,
-                shuffle=shuffle,
-                drop_last=drop_last,
-                device=device,
-                seed=seed,
-                after_item=after_item,
-                after_batch=after_batch,
-            )
+            samples = [
+                TupleLoader(
+                    o,
+                    val_bs if i else bs,
+                    shuffle=shuffle and i == 0,
+                    drop_last=drop_last and i == 0,
+                    item_tfms=after_item,
+                    batch_tfms=after_batch,
+                    device=device,
+                    seed=seed,
+                    is_valid=i > 0,
+                )
+                for i, o in enumerate(ds)
+            ]
+            return cls(*samples, path=path)
         tfms = BatchPipeline.of(after_batch)
         loaders = []
         for i, o in enumerate(_with_item_tfms(ds, after_item)):
@@ -656,29 +659,6 @@ class DataLoaders:
             )
             loaders.append(loader)
         return cls(*loaders, path=path, get_y=get_y)
-
-    @classmethod
-    def _of_tuples(
-        cls,
-        sets: Sequence[Any],
-        path: str | Path,
-        bs: int,
-        val_bs: int,
-        shuffle: bool,
-        drop_last: bool,
-        device: str | torch.device | None,
-        seed: int | None,
-        after_item: Callable | list | None,
-        after_batch: Any,
-    ) -> 'DataLoaders':
-        "Loaders of any data sets whose elements are tuples."
-        same: dict[str, Any] = dict(item_tfms=after_item, batch_tfms=after_batch, device=device, seed=seed)
-        loaders = []
-        for i, o in enumerate(sets):
-            size = val_bs if i else bs
-            how: dict[str, Any] = dict(shuffle=shuffle and i == 0, drop_last=drop_last and i == 0, is_valid=i > 0)
-            loaders.append(TupleLoader(o, size, **how, **same))
-        return cls(*loaders, path=path)
 
     @property
     def train(self) -> Any:  # a Loader, or one of other samples

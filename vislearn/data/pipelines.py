@@ -26,10 +26,9 @@ from vislearn.data.block import (
 from .dataset import TensorImage, brief_item
 from .image import PILImage, to_tensor
 from .labels import InTurn
-from .loaders import DataLoaders, batch_sizes
+from .loaders import DataLoaders
 from .stages import rows_of
 from .targets import Target, Vocab
-from .tuples import TupleLoader
 from ..progress import echo
 
 # %% ../../nbs/data/26_pipelines.ipynb #338af5ac
@@ -319,23 +318,21 @@ class TfmdLists:
         n_inp: int | None = None,  # inputs of the network; all but the last element if not given
     ) -> DataLoaders:
         "Loaders of samples that are tuples: a network is given all but the last element, the loss is given that."
-        bs, val_bs = batch_sizes(len(self.splits[0]), bs, val_bs)
-        loaders = []
-        for i in range(len(self.splits)):
-            loader = TupleLoader(
-                self.subset(i),
-                val_bs if i else bs,
-                shuffle=shuffle and i == 0,
-                drop_last=drop_last and i == 0,
-                item_tfms=after_item,
-                batch_tfms=after_batch,
-                device=device,
-                seed=seed,
-                n_inp=n_inp,
-                is_valid=i > 0,
-            )
-            loaders.append(loader)
-        return DataLoaders(*loaders, path=path)
+        dls = DataLoaders.from_dsets(
+            *(self.subset(i) for i in range(len(self.splits))),
+            path=path,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            device=device,
+            drop_last=drop_last,
+            seed=seed,
+            after_item=after_item,
+            after_batch=after_batch,
+        )
+        for dl in dls:
+            dl.n_inp = n_inp
+        return dls
 
     def __repr__(self):
         names = [getattr(f, '__qualname__', repr(f)) for f in self.tfms]
