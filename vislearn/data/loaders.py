@@ -609,7 +609,7 @@ class DataLoaders:
     @classmethod
     def from_dsets(
         cls,
-        *ds: Dataset,  # training first, then validation
+        *ds: Any,  # training first, then validation: a `Dataset` each, or any data set of tuples
         path: str | Path = '.',  # where models and exports are saved
         bs: int | None = None,  # pictures per batch; by the number of training pictures if not given, 8 to 64
         val_bs: int | None = None,  # pictures per validation batch; `bs` if not given, or 64 where neither is

@@ -313,8 +313,8 @@ class TfmdLists:
         drop_last: bool = True,  # leave out a last training batch that is not full
         seed: int | None = None,  # of order and augmentation; None draws one from torch's global generator
         path: str | Path = '.',  # where models and exports are saved
-        after_item: Callable | Sequence[Callable] | None = None,  # transforms of each picture in a sample
-        after_batch: Callable | Sequence[Callable] | None = None,  # batch transforms, of each batch of pictures
+        after_item: Callable | list | None = None,  # transforms of each picture in a sample
+        after_batch: Callable | list | None = None,  # batch transforms, of each batch of pictures
         n_inp: int | None = None,  # inputs of the network; all but the last element if not given
     ) -> DataLoaders:
         "Loaders of samples that are tuples: a network is given all but the last element, the loss is given that."
