@@ -38,7 +38,7 @@ def draw(ax: Any, kind: str, rng: Generator) -> None:
 
 
 def make_charts(path: Path, n: int = 50, seed: int = 0) -> None:
-    "`n` pictures of each kind, in a folder for each; needs a minute."
+    "`n` pictures of each kind, in a folder for each; half a minute."
     from matplotlib import pyplot as plt
 
     rng = np.random.default_rng(seed)
