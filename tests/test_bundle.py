@@ -247,7 +247,7 @@ def test_flipped_bytes(tmp_path):
         (b'\xff\xd8\xff\xe0', 'JPEG'),
         (b'<html>', 'web page'),
         (b'', 'empty'),
-        (b'hello', 'not a model'),
+        (b'hello', 'something else'),
         (b'PK\x05\x06' + b'\0' * 18, 'zip archive of 0'),
         (b'version https://git-lfs.github.com/spec/v1', 'git-lfs'),
         (struct.pack('<Q', 2) + b'{}', 'safetensors'),
@@ -302,7 +302,7 @@ def test_what_a_damaged_export_says_of_itself_is_refused(tmp_path, wrong):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no file .*nothing.pkl'):
         load_learner(tmp_path / 'nothing.pkl')
-    with pytest.raises(FileNotFoundError, match='it is a folder'):
+    with pytest.raises(FileNotFoundError, match='is a folder'):
         load_learner(tmp_path)
 
 

@@ -208,7 +208,7 @@ def test_strict_stops_at_the_first_item_that_cannot_be_used(vislearn):
     'args, said',
     [
         (['model.onnx'], 'give pictures'),
-        (['absent.onnx', 'pictures'], "No such file or directory: 'absent.onnx'"),
+        (['modle.onnx', 'pictures'], "there is no file modle.onnx; did you mean 'model.onnx'?"),
         (['pictures/red.png', 'pictures'], 'red.png'),
         (['model.onnx', 'pictures', '--provider', 'openvino'], "'openvino' is not installed here; there are cpu"),
         (['model.onnx', 'pictures', '--engine', 'tensorflow'], "'torch' or 'onnx', got 'tensorflow'"),

@@ -45,7 +45,7 @@ def guess_data(
     "The `[data]` table for what lies at a path, without transforms."
     path = Path(data)
     if not path.exists():
-        raise ConfigError(f'there is no {data}')
+        raise ConfigError(f'there is no file or folder {data!r}')
     split = {'valid_pct': valid_pct, 'seed': seed}
     if path.is_dir():
         names = {o.name.lower(): o.name for o in path.iterdir() if o.is_dir()}

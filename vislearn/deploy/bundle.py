@@ -26,7 +26,7 @@ from ..data.batches import BatchPipeline
 from ..data.labels import ColReader
 from ..data.resize import ItemPipeline
 from ..data.targets import Target
-from ..io import atomic_save
+from ..io import atomic_save, no_such_file
 from ..models.backbone import HELPER_HEADS
 from ..models.create import create_model
 from ..models.memory import to_channels_last
@@ -147,7 +147,7 @@ def _file_kind(file: _File) -> str:
     if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < 10**8:
         return 'a safetensors file: weights only. Load them with torch or timm'
     kinds = (kind for s, kind in _STARTS.items() if start.lstrip().startswith(s))
-    return next(kinds, 'not a model, as far as its first bytes say')
+    return next(kinds, 'something else, as far as its first bytes say')
 
 
 def _try_pickle(file: _File) -> str:
@@ -326,7 +326,7 @@ def load_bundle(
 ) -> dict[str, Any]:
     "Read an export as plain data. A `BundleError` says what any other file is; nothing in it is run."
     if isinstance(path, (str, Path)) and not Path(path).is_file():
-        raise FileNotFoundError(f'there is no file {path}' + (' (it is a folder)' if Path(path).is_dir() else ''))
+        raise FileNotFoundError(f'{path} is a folder, not a file') if Path(path).is_dir() else no_such_file(path)
     file = _File(path)
     if not _is_plain_zip(file):
         raise _not_an_export(file)

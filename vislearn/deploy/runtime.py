@@ -18,6 +18,7 @@ import numpy as np
 from ..data.answers import Answer
 from ..data.decode import EncodedImage, decode
 from .records import records
+from ..io import no_such_file
 from ..threads import Threads
 
 # %% ../../nbs/deploy/03_runtime.ipynb #e9e7a743
@@ -143,6 +144,8 @@ def is_onnx(
     path: str | os.PathLike,
 ) -> bool:
     "Is this an ONNX file, whole or damaged? One begins with the number of its format's version."
+    if not os.path.exists(path):
+        raise no_such_file(path)
     with open(path, 'rb') as f:
         head = f.read(2)
     return head[:1] == b'\x08' or head != b'PK' and os.fspath(path).endswith('.onnx')
