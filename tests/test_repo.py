@@ -92,6 +92,24 @@ def test_code_is_formatted_and_free_of_lint(command):
     assert r.returncode == 0, f'run ruff {command.split()[0]} nbs tests setup.py\n{r.stdout[-3000:]}{r.stderr}'
 
 
+def test_modules_import_nothing_that_only_a_demo_uses():
+    "Ruff sees a notebook as one file: an import that a demo uses belongs into a hidden cell."
+    of_others = 'vislearn/all.py,vislearn/widgets.py,vislearn/_modidx.py'  # what they import is for their users
+    command = [
+        'check',
+        '--isolated',
+        '--select',
+        'F401',
+        '--output-format',
+        'concise',
+        'vislearn',
+        '--exclude',
+        of_others,
+    ]
+    r = subprocess.run([sys.executable, '-m', 'ruff', *command], cwd=ROOT, capture_output=True, text=True)
+    assert r.returncode == 0, r.stdout + r.stderr
+
+
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=name_of)
 def test_notebook_form(nb):
     cells = read_nb(nb)['cells']

@@ -139,6 +139,17 @@ def test_label_columns(posters):
     assert dls.loss_func(torch.zeros(1, 3), torch.ones(1, 3)).item() == pytest.approx(0.6931, abs=1e-4)
 
 
+def test_a_warning_names_the_line_of_the_call_however_deep_it_arises():
+    pictures = np.zeros((5, 8, 8, 3), np.uint8)
+    block = DataBlock((ImageBlock, CategoryBlock), get_y='ababa'.__getitem__, splitter=lambda o: ([0, 1, 2, 3], [4]))
+    with pytest.warns(UserWarning) as found:
+        ImageDataLoaders.from_arrays(pictures, [0.5, 1, 2, 3, 4], **SMALL | {'bs': 64})
+        block.dataloaders(range(5), bs=64)
+    said = [str(o.message) for o in found]
+    assert len(said) == 3, said  # a guess about labels, and twice a batch size
+    assert {o.filename for o in found} == {__file__}
+
+
 def test_other_columns(posters):
     def go(**kw):
         return ImageDataLoaders.from_csv(posters, 'train/metadata.csv', **{'suff': '.png', **SMALL, **kw})

@@ -120,7 +120,7 @@ from vislearn.data.block import (
     RegressionBlock,
 )
 from .data.colour import Brightness, Contrast, Hue, Lighting, Saturation
-from .data.dataset import BadFile, Dataset, Labelled
+from .data.dataset import BadFile, Dataset, Labelled, TensorImage
 from .data.decode import ImageError, max_bytes
 from .data.files import get_files, get_image_files
 from .data.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
@@ -222,7 +222,6 @@ from vislearn.fastai_names import (
     RocAucMulti,
     SpearmanCorrCoef,
     Swish,
-    TensorImage,
     TfmdDL,
     XResNet,
     cnn_learner,

@@ -30,7 +30,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .core import NotHere, listify, snake_case
-from .data.dataset import TensorImage
 from .data.image import PILImage, to_pil, to_tensor
 from .data.normalize import imagenet_stats
 from .data.show import show_image

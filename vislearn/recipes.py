@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'Recipe', 'list_recipes', 'get_recipe']
 
 # %% ../nbs/09_recipes.ipynb #1d023fce
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .core import look_up

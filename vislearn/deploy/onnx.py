@@ -145,74 +145,56 @@ class CropPlan:
     has_pad: bool = False
 
 
-def _unpadded(g: Graph, box: tuple[Number, Number, Number, Number], h: Number, w: Number) -> CropPlan:
-    "A box (top, left, height, width) that is resized to `h` x `w`, and no padding."
-    top, left, box_h, box_w = box
+_Box = tuple[Number, Number, Number, Number]  # top, left, height, width
+
+
+def _plan(g: Graph, box: _Box, h: Number, w: Number) -> CropPlan:
+    "A box that is resized to `h` x `w`, and no padding."
     zero = g.number(0)
-    return CropPlan(
-        top=top, left=left, box_h=box_h, box_w=box_w, h=h, w=w, pad_top=zero, pad_left=zero, out_h=h, out_w=w
-    )
+    return CropPlan(*box, h, w, pad_top=zero, pad_left=zero, out_h=h, out_w=w)
+
+
+def _padded_plan(box: _Box, h: Number, w: Number, out: tuple[Number, Number], mode: str) -> CropPlan:
+    "A box that is resized to `h` x `w`, and put into the middle of `out` (height, width)."
+    out_h, out_w = out
+    pad_top, pad_left = (out_h - h) // 2, (out_w - w) // 2
+    return CropPlan(*box, h, w, pad_top, pad_left, out_h, out_w, pad_mode=mode, has_pad=True)
 
 
 def _plan_resize(step: Resize, g: Graph, h: Number, w: Number) -> CropPlan:
-    zero = g.number(0)
     th, tw = (g.number(o) for o in step.size)
-    if step.method == 'squish':
-        return _unpadded(g, (zero, zero, h, w), th, tw)
     if step.method == 'crop':
         box_w = (h * tw / th).rounded().at_least(1).at_most(w)
         box_h = (w * th / tw).rounded().at_least(1).at_most(h)
-        return _unpadded(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
+        return _plan(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
+    zero = g.number(0)
+    if step.method == 'squish':
+        return _plan(g, (zero, zero, h, w), th, tw)
     scale = (th / h).at_most(tw / w)
     nh = (h * scale).rounded().at_most(th).at_least(1)
     nw = (w * scale).rounded().at_most(tw).at_least(1)
-    return CropPlan(
-        top=zero,
-        left=zero,
-        box_h=h,
-        box_w=w,
-        h=nh,
-        w=nw,
-        pad_top=(th - nh) // 2,
-        pad_left=(tw - nw) // 2,
-        out_h=th,
-        out_w=tw,
-        pad_mode=step.pad_mode,
-        has_pad=True,
-    )
+    return _padded_plan((zero, zero, h, w), nh, nw, out=(th, tw), mode=step.pad_mode)
 
 
 def _plan_squish_crop(step: SquishCrop, g: Graph, h: Number, w: Number) -> CropPlan:
     th, tw = (g.number(o) for o in step.size)
     box_h = (h * th / (th + step.extra)).rounded().at_least(1)
     box_w = (w * tw / (tw + step.extra)).rounded().at_least(1)
-    return _unpadded(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
+    return _plan(g, ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w), th, tw)
 
 
 def _plan_crop_pad(step: CropPad, g: Graph, h: Number, w: Number) -> CropPlan:
     th, tw = (g.number(o) for o in step.size)
     box_h, box_w = h.at_most(th), w.at_most(tw)
-    return CropPlan(
-        top=(h - box_h) // 2,
-        left=(w - box_w) // 2,
-        box_h=box_h,
-        box_w=box_w,
-        h=box_h,
-        w=box_w,
-        pad_top=(th - box_h) // 2,
-        pad_left=(tw - box_w) // 2,
-        out_h=th,
-        out_w=tw,
-        pad_mode=step.pad_mode,
-        has_pad=True,
-    )
+    box = ((h - box_h) // 2, (w - box_w) // 2, box_h, box_w)
+    return _padded_plan(box, box_h, box_w, out=(th, tw), mode=step.pad_mode)
 
 
 def _plan_ratio_resize(step: RatioResize, g: Graph, h: Number, w: Number) -> CropPlan:
     zero = g.number(0)
     scale = g.number(step.max_sz) / h.at_least(w)
     nh, nw = (h * scale).rounded().at_least(1), (w * scale).rounded().at_least(1)
-    return _unpadded(g, (zero, zero, h, w), nh, nw)
+    return _plan(g, (zero, zero, h, w), nh, nw)
 
 
 PLANS: dict[type, Callable[..., CropPlan]] = {

@@ -6,7 +6,6 @@
 __all__ = ['NonFiniteLoss', 'LossGuard', 'CtrlC', 'held_ctrl_c', 'OneAtATime', 'replace_inference_tensors', 'torch_switches']
 
 # %% ../../nbs/train/04_safety.ipynb #d987f057
-import math
 import os
 import signal
 import threading
