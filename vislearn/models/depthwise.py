@@ -51,14 +51,15 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, how: tuple) -> Ten
     "(c,1,kh,kw), by the way that is fast for a kernel of this size."
     _, padding, dilation, *_ = how
     is_large = max(weight.shape[2:]) > 3
-    if is_large and grad.shape[2:].numel() >= _LARGE_MAP:
+    if is_large and grad.shape[1:].numel() >= _LARGE_MAP:
         return _sum_of_pictures(grad, x, weight.shape, how)
-    if is_large or max(padding) > 1 or max(dilation) > 1:
+    is_tiny = min(x.shape[2:]) < 3
+    if is_large or is_tiny or max(padding) > 1 or max(dilation) > 1:
         return _conv_backward(grad.float(), x.float(), weight.float(), how, of_input=False)[1]
     return _conv_backward(grad, x, weight.to(x.dtype), how, of_input=False)[1]
 
 
-_LARGE_MAP = 49  # pixels; below, calling for each picture takes longer than it saves
+_LARGE_MAP = 32_768  # numbers; below, a call for each picture takes longer than it saves
 
 
 def _sum_of_pictures(grad: Tensor, x: Tensor, shape: torch.Size, how: tuple) -> Tensor:
