@@ -14,6 +14,7 @@ import torch
 from tiny import COLOURS, TinyNet, make_dls
 from torch import nn
 
+from vislearn import learner as learner_module
 from vislearn.data.augment import aug_transforms
 from vislearn.data.block import CategoryBlock, DataBlock, ImageBlock
 from vislearn.data.files import get_image_files
@@ -150,7 +151,25 @@ def unreadable(folder: Path) -> dict:
     return {'preds': preds, 'targs': targs, 'read': read, 'bad': known[0]}
 
 
-CASES = (plain, mixed, balanced, stopped, head, distilled, unreadable)
+def pushed(folder: Path) -> dict:
+    "The first process alone sends a model to the Hub (here a list of what was sent), and all are told where it is."
+    learn = learner(loaders(folder))
+    sent = []
+
+    def push(repo_id: str, file: Path, card: str, **options) -> str:
+        sent.append((repo_id, file.stat().st_size > 1000, len(card) > 1000))
+        return 'the address'
+
+    before, learner_module.push_model = learner_module.push_model, push
+    try:
+        with learn.distrib_ctx():
+            addresses = gather(learn.push_to_hub('someone/ants'))
+            return {'sent': [o for part in gather(sent) for o in part], 'addresses': sorted(set(addresses))}
+    finally:
+        learner_module.push_model = before
+
+
+CASES = (plain, mixed, balanced, stopped, head, distilled, unreadable, pushed)
 
 
 def cases(folder: Path) -> dict[str, dict]:

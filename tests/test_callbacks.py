@@ -1,6 +1,7 @@
 "What callbacks do when things go wrong: kills, full disks, unwritable folders, wrong names; and what the screen shows."
 
 import copy
+import csv
 import errno
 import io
 import json
@@ -599,6 +600,42 @@ def test_train_metrics_leave_mixed_batches_out(tmp_path):
     learn.fit(1, cbs=TrainMetrics())
     learn.fit(1, cbs=[TrainMetrics(), MixUp()])
     assert 'train_accuracy' in learn.history[0] and 'train_accuracy' not in learn.history[1]
+
+
+def test_columns_that_come_and_go_within_a_fit_stand_under_their_headings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('VISLEARN_PROGRESS', 'plain')
+    monkeypatch.setenv('VISLEARN_TIMES', '0')
+    learn = Learner(make_dls(make_pictures(tmp_path / 'p'), tmp_path), tiny_net(), metrics=accuracy)
+    log = CSVLogger()
+    capsys.readouterr()
+    learn.fit(2, cbs=[TrainMetrics(), MixUp(off_epoch=1), log, Checkpoint('r')])  # train_accuracy from epoch 1 on
+    mixed, plain = learn.history[:2]
+    assert 'train_accuracy' not in mixed and 'train_accuracy' in plain
+    for file in (log.file, tmp_path / 'runs/r/history.csv'):
+        with open(file, newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert rows[0]['train_accuracy'] == ''
+        assert [{k: float(v) for k, v in row.items() if v} for row in rows] == [mixed, plain]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ['epoch', 'train_loss', 'valid_loss', 'accuracy']
+    assert lines[2] == ['epoch', 'train_accuracy', 'train_loss', 'valid_loss', 'accuracy']
+    assert float(lines[3][1]) == pytest.approx(plain['train_accuracy'], abs=1e-6)
+
+
+def test_the_recorder_keeps_columns_that_come_and_go_apart(tmp_path):
+    def note(learn):
+        if learn.epoch == 1:
+            learn.row['extra'] = 7.0
+
+    recorder = Recorder()
+    learn = loop(tmp_path, recorder, on('after_train', note))
+    learn.fit(3)
+    rows = [dict(zip(recorder.metric_names[1:-1], row, strict=True)) for row in recorder.values]
+    assert [row['extra'] for row in rows] == [None, 7.0, None]
+    assert [row['valid_loss'] for row in rows] == [row['valid_loss'] for row in learn.history]
+    ax = plt.figure().gca()
+    recorder.plot_loss(ax=ax)
+    assert ax.lines[-1].get_ydata().tolist() == [row['valid_loss'] for row in learn.history]
 
 
 @pytest.mark.parametrize('make', [partial(LineLogger, every=1), partial(TensorBoardCallback, every=1), Recorder])

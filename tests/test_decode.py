@@ -218,3 +218,18 @@ def test_a_picture_whose_file_was_closed_says_so(tmp_path):
 def test_several_pictures_are_sent_to_predict_batch(several):
     with pytest.raises(TypeError, match='for several pictures use predict_batch'):
         open_image(several)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG'])
+def test_a_lack_of_memory_is_not_the_pictures_fault(kind, monkeypatch):
+    def fails(*args, **kwargs):
+        raise MemoryError
+
+    data = enc(RGB, kind)
+    monkeypatch.setattr('vislearn.data.decode._upright', fails)
+    with pytest.raises(MemoryError):
+        decode(data)
+    monkeypatch.undo()
+    monkeypatch.setattr(Image.Image, 'getexif', fails)
+    with pytest.raises(MemoryError):  # not a picture that lies on its side
+        read_header(data)

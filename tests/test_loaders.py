@@ -2,10 +2,12 @@
 
 import gc
 import threading
+import warnings
 
 import pytest
 import torch
 from PIL import Image
+from tiny import make_dls, make_pictures
 
 from vislearn.core import Transform
 from vislearn.data.cache import PictureCache
@@ -13,7 +15,9 @@ from vislearn.data.dataset import Dataset
 from vislearn.data.decode import ImageError
 from vislearn.data.loaders import DataLoaders, Loader
 from vislearn.data.resize import FlipItem, ItemPipeline, Resize
+from vislearn.data.sources import ImageDataLoaders
 from vislearn.data.targets import Category
+from vislearn.data.tuples import TupleLoader
 
 target = Category(vocab=['a', 'b'])
 
@@ -192,3 +196,45 @@ def test_who_does_the_batch_transforms(data):
         assert late == [3] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ('of', 'name', 'says'),
+    [
+        ('dls', 'bs', r"'bs' of DataLoaders cannot be set; dls.train.bs and dls.valid.bs can be set; or make .* bs="),
+        ('dls', 'vocab', r"'vocab' of DataLoaders cannot be set; .* CategoryBlock\(vocab="),
+        (
+            'train',
+            'item_tfms',
+            r"'item_tfms' of Loader cannot be set; make the loaders with item_tfms=..., or add some",
+        ),
+        ('train', 'n', "'n' of Loader cannot be set; make loaders of other items"),
+    ],
+)
+def test_what_cannot_be_set_says_what_to_do_instead(tmp_path, of, name, says):
+    dls = make_dls(make_pictures(tmp_path / 'p', 4), tmp_path)
+    with pytest.raises(AttributeError, match=says):
+        setattr(dls if of == 'dls' else dls.train, name, 4)
+    dls.train.bs = 2
+    assert dls.bs == 2 and len(dls.one_batch()[0]) == 2
+
+
+def test_pictures_of_different_sizes_are_told_when_the_loaders_are_made(tmp_path):
+    folder = make_pictures(tmp_path / 'p', 4)
+    how = dict(valid_pct=0.25, seed=0, bs=4, num_workers=0, device='cpu')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ImageDataLoaders.from_folder(folder, **how).one_batch()  # they are of one size
+    for file in (folder / 'red').iterdir():
+        Image.open(file).resize((30, 20)).save(file)
+    with pytest.warns(UserWarning, match=r'different sizes .*30x20: .*give item_tfms=Resize\(224\)'):
+        ImageDataLoaders.from_folder(folder, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ImageDataLoaders.from_folder(folder, item_tfms=Resize(16), **how).one_batch()
+        ImageDataLoaders.from_folder(folder, **how | {'bs': 1})
+
+
+def test_loaders_of_tuples_have_no_size_of_pictures():
+    pairs = TupleLoader([(torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), 1)] * 4, bs=2, device='cpu')
+    assert DataLoaders(pairs, pairs).picture_size == 0

@@ -161,3 +161,48 @@ def test_predictors_and_passes_go_on_in_a_forked_process(tmp_path):
             os._exit(0 if same else 1)
         assert os.waitpid(pid, 0)[1] == 0
         assert [first, *stream] == want
+
+
+COLOURS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'tie': (255, 254, 0)}
+
+
+def _by_colour(*names: str) -> list[Image.Image]:
+    return [Image.new('RGB', (16, 16), COLOURS[name]) for name in names]
+
+
+@pytest.mark.parametrize(
+    ('shift', 'n_ties', 'agreement'),
+    [
+        ((0.0, 0.0, 0.0), 2, 1.0),
+        ((0.0, 0.06, 0.0), 2, 1.0),  # as rounding does it: the ties are decided otherwise
+        ((0.0, 1.0, 0.0), 0, 151 / 153),  # a tie for the learner, but the other engine is sure: a disagreement
+        ((0.0, 20.0, 0.0), 0, 50 / 153),
+    ],
+)
+def test_near_ties_are_counted_apart_and_disagreements_are_refused(shift, n_ties, agreement, tmp_path, monkeypatch):
+    from vislearn.deploy import onnx
+
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False)).eval()
+    net[-1].weight.data = 10 * torch.eye(3)
+    predictor = Predictor(net, Category(['r', 'g', 'b']), ItemPipeline(Resize(8)).valid(), BatchPipeline([]))
+
+    class Shifted:
+        "An engine whose logits differ."
+
+        answer = predictor.answer
+        open = staticmethod(predictor.open)
+
+        def scores(self, pixels):
+            logits = torch.from_numpy(predictor.scores(pixels)[1]) + torch.tensor(shift)
+            return logits.softmax(1).numpy(), logits.numpy()
+
+    items = _by_colour(*['red'] * 101, *['green'] * 50, *['tie'] * 2)
+    found = onnx.compare(predictor, Shifted(), items)
+    assert found['near_ties'] == n_ties and found['agreement'] == pytest.approx(agreement)
+    monkeypatch.setattr(onnx, 'OnnxPredictor', lambda file: Shifted())
+    if agreement == 1:
+        assert onnx.write_onnx(predictor, tmp_path / 'm.onnx', items)['near_ties'] == 2
+    else:
+        with pytest.raises(onnx.Disagreement, match=f'only {agreement:.1%} of 153 decisions'):
+            onnx.write_onnx(predictor, tmp_path / 'm.onnx', items)
+        assert not (tmp_path / 'm.onnx').exists()

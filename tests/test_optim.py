@@ -228,6 +228,8 @@ def test_group_options():
     assert [round(g['lr'], 9) for g in opt.param_groups] == [0.05, 2.0]
     set_hyper(opt, 'wd', 0.7)
     assert get_hyper(opt.param_groups[0], 'wd') == 0.7
+    with pytest.raises(ValueError, match="'a' has a learning rate of its own, 0.5, .* give a rate above 0"):
+        make_groups([ParamGroup([a], 'a', {'lr': 0.5}), [b]], lr=[0, 0.1])
 
 
 def test_optimizers_do_not_change_the_groups_they_are_given():

@@ -105,6 +105,31 @@ def test_patterns_folders_and_what_is_not_there(vislearn):
     assert [o.get('error', {}).get('kind') for o in found] == ['missing', 'missing', None]
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='this system has no pseudo-terminals')
+def test_a_terminal_shows_an_unusable_picture_once(here):
+    import pty
+
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'TERM': 'xterm'} | {'VISLEARN_PROGRESS': 'terminal'}
+
+    def shown(*args: str) -> str:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, '-c', COMMAND, 'predict', 'model.onnx', 'broken.jpg', *args]
+        p = subprocess.Popen(command, cwd=here, env=env, stdout=theirs, stderr=theirs, stdin=theirs)
+        os.close(theirs)
+        text = b''
+        try:
+            while part := os.read(ours, 4096):
+                text += part
+        except OSError:  # the end of a pseudo-terminal
+            pass
+        os.close(ours)
+        assert p.wait(60) == (1 if '--strict' in args else 3)
+        return text.decode()
+
+    assert shown().count('a web page') == shown('--strict').count('a web page') == 1
+    assert shown('-o', 'seen.jsonl').count('a web page') == 1
+
+
 def test_standard_input_and_pictures_within_json(here, vislearn, monkeypatch):
     data = base64.b64encode((here / 'pictures/green.png').read_bytes()).decode()
     sent = [
@@ -184,7 +209,10 @@ def test_sort_into_finds_a_name_for_pictures_that_have_none(here, vislearn, tmp_
     (tmp_path / 'odd.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     code, found, _ = vislearn('model.onnx', tmp_path / 'odd.jsonl', '--sort-into', tmp_path / 'odd')
     assert code == 0 and [o['item'] for o in found] == [o['item'] for o in rows]
-    assert sorted(o.name for o in (tmp_path / 'odd/r').iterdir()) == ['picture', 'up.png']
+    assert sorted(o.name for o in (tmp_path / 'odd/r').iterdir()) == ['picture.png', 'up.png']
+    code, found, _ = vislearn('model.onnx', f'data:image/png;base64,{image}', '--sort-into', tmp_path / 'url')
+    assert code == 0 and labels(found) == ['r']
+    assert (tmp_path / 'url/r/0.png').read_bytes() == (here / 'pictures/red.png').read_bytes()
 
 
 def test_a_cluster_that_sets_world_size_alone_starts_no_processes(here, vislearn, monkeypatch, capsys):

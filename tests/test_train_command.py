@@ -106,6 +106,27 @@ def test_a_run_stopped_between_two_phases_goes_on_to_the_same_end(pictures, tmp_
     assert history(folder) == whole
 
 
+def test_a_stored_configuration_keeps_names_of_environment_variables(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv('PICTURES_OF_MINE', str(pictures))
+    monkeypatch.setenv('PHASE_OF_MINE', 'fit')
+    text = TWO_PHASES.replace('"pictures"', '"${PICTURES_OF_MINE}"').partition('[[fit]]\ntype = "freeze"')[0]
+    text = text.replace('"fit_one_cycle"', '"${PHASE_OF_MINE}"')
+    (tmp_path / 'mine.toml').write_text(text)
+    small = ('-o', 'fit.0.n_epoch=1', '-o', 'learner.arch=${ARCH_OF_MINE}')
+    monkeypatch.setenv('ARCH_OF_MINE', 'resnet18')
+    done = run('train', 'mine.toml', *small, '--out', 'mine', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = (tmp_path / 'mine/config.toml').read_text()
+    assert all(f'"${{{name}}}"' in stored for name in ('PICTURES_OF_MINE', 'PHASE_OF_MINE', 'ARCH_OF_MINE'))
+    assert str(pictures) not in stored
+    again = run('train', 'mine/config.toml', '--out', 'mine', '--resume', cwd=tmp_path)
+    assert again.returncode == 0 and 'phases done already: 1 of 1' in again.stdout, again.stderr
+    assert (tmp_path / 'mine/config.toml').read_text() == stored
+    monkeypatch.delenv('PHASE_OF_MINE')
+    without = run('train', 'mine.toml', *small, '--out', 'other', cwd=tmp_path)
+    assert without.returncode == 1 and 'fit.0.type: there is no environment variable PHASE_OF_MINE' in without.stderr
+
+
 def test_a_run_is_not_overwritten_by_accident(pictures, tmp_path):
     (tmp_path / 'runs/pictures').mkdir(parents=True)
     (tmp_path / 'runs/pictures/config.toml').write_text('')

@@ -191,25 +191,28 @@ def from_rank0(
 
 
 def on_rank0(
-    f: Callable[..., Any],
+    f: Callable[..., _T],  # what it gives can be pickled
     *args: Any,
-) -> None:
-    """`f(*args)` in rank 0 alone, while the others wait; where it fails there, they exit without a message.
+    **kwargs: Any,
+) -> _T:
+    """What `f(*args, **kwargs)` gives in rank 0, while the others wait; where it fails, they exit without a message.
 
     >>> on_rank0(print, 'once')
     once
     """
     failed: Exception | None = None
+    res: Any = None
     try:
         if is_main():
-            f(*args)
+            res = f(*args, **kwargs)
     except Exception as e:
         failed = e
-    has_failed = from_rank0(failed is not None)
+    has_failed, res = from_rank0((failed is not None, res))
     if failed is not None:
         raise failed
     if has_failed:
         raise SystemExit(1)
+    return res
 
 
 def rank0_first(

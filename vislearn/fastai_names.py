@@ -918,7 +918,7 @@ OTHER_WAYS: dict[str, str] = {  # fastai's name -> what to use instead
     'TimeDistributed': 'x.flatten(0, 1) before and unflatten after the module',
     'display_df': 'display(df)',
     'show_image_batch': 'show_images(xb, titles=...)',
-    'doc': 'help(f), or f? in a notebook',
+    'doc': 'f?? in a notebook, which shows what each parameter means, or help(f)',
     'setup_cuda': 'nothing: it is not needed',
     'xresnet18_deep': 'xresnet18',
     'xresnet34_deep': 'xresnet34',

@@ -42,7 +42,7 @@ from .deploy.hub import find_model, push_model
 from .deploy.kept import KeptPredictor
 from .deploy.predictor import Predictor
 from .described import Call, learner_config, remembers_call
-from .distrib import barrier, is_main, together, world_size
+from .distrib import barrier, is_main, on_rank0, together, world_size
 from .interpret.calibrate import divide_logits, fit_temperature
 from .interpret.results import show_results
 from .io import writable
@@ -162,11 +162,17 @@ def _time_limit(epochs: int | None, time_limit: float | str | None) -> TimeLimit
     return None if time_limit is None else TimeLimit(time_limit)
 
 
-def _epochs_within(learn: 'Learner', limit: TimeLimit, time_limit: Any, freeze_epochs: int) -> int:
-    "How many epochs of all layers fit, which is said."
-    n = planned_epochs(learn, limit.left, freeze_epochs)
-    say(learn, f'{_count(n, "epoch")} of all layers fit into {time_limit}')
+def _epochs_within(
+    learn: 'Learner', limit: TimeLimit, time_limit: Any, freeze_epochs: int, early: Sequence[nn.Parameter]
+) -> int:
+    "How many epochs fit of all layers, but for `early` ones that stay frozen; it is said."
+    n = planned_epochs(learn, limit.left, freeze_epochs, early)
+    say(learn, f'{_count(n, "epoch")} of {_which_layers(bool(early))} fit into {time_limit}')
     return n
+
+
+def _which_layers(freeze_early: bool) -> str:
+    return 'all but the early layers' if freeze_early else 'all layers'
 
 
 def _same_rate(base_lr: Any, lr: Any) -> Any:
@@ -196,8 +202,7 @@ def _plan_line(model: nn.Module, r: Recipe, epochs: int, freeze_early: bool) -> 
     body = f'{top / r.lr_mult:.2g}'
     if r.spread_lrs:
         body += ' and up'
-    layers = 'all but the early layers' if freeze_early else 'all layers'
-    full = f'{_count(epochs, "epoch")} of {layers} (head {top:.2g}, body {body})'
+    full = f'{_count(epochs, "epoch")} of {_which_layers(freeze_early)} (head {top:.2g}, body {body})'
     if not r.freeze_epochs:
         return f'fine_tune: {", ".join(facts)}; {full}'
     head_first = f'{_count(r.freeze_epochs, "epoch")} of the head alone (rate {r.base_lr:.2g})'
@@ -231,7 +236,8 @@ def _keeps_early(r: Recipe, model: nn.Module, dls: Any, freeze_early: bool | Non
     if freeze_early is not None or r.early_frozen_from is None or not isinstance(model, VisionModel):
         return bool(freeze_early)
     n_in, *sides = model.data_cfg['input_size']
-    return n_in in (1, 3) and getattr(dls, 'picture_size', 0) >= r.early_frozen_from * min(sides)
+    size = dls.picture_size if isinstance(dls, DataLoaders) else 0
+    return n_in in (1, 3) and size >= r.early_frozen_from * min(sides)
 
 
 def _without_frozen_phase(r: Recipe, epochs: int, dls: Any) -> tuple[Recipe, int]:
@@ -545,11 +551,11 @@ class Learner(TrainLoop):
         r = _changed(self.recipe, given, freeze_epochs)
         if freeze_epochs is None:
             r, epochs = _without_frozen_phase(r, epochs, self.dls)
-        if limit is not None:
-            epochs = _epochs_within(self, limit, time_limit, r.freeze_epochs)
-            cbs = [*([cbs] if isinstance(cbs, type) else listify(cbs)), limit]
         freeze_early = _keeps_early(r, self.model, self.dls, freeze_early)
         early = _early_layers(self.model) if freeze_early else []
+        if limit is not None:
+            epochs = _epochs_within(self, limit, time_limit, r.freeze_epochs, early)
+            cbs = [*([cbs] if isinstance(cbs, type) else listify(cbs)), limit]
         kept = {k: getattr(r, k) for k in [*given, 'freeze_epochs']}  # so that `resume` asks no recipe
         call = Call('fine_tune', dict(epochs=epochs, wd=wd, moms=moms, freeze_early=freeze_early, **kept))
         if self.recipe != get_recipe('fastai') and self.resuming is None:
@@ -841,7 +847,8 @@ class Learner(TrainLoop):
         "Put the export and its card on the Hugging Face Hub, for `load_learner('hf-hub:user/name')`."
         with TemporaryDirectory() as folder:
             file = self.export(Path(folder).resolve() / 'export.pkl')
-            return push_model(repo_id, file, self.card(), private=private, token=token, message=message)
+            card = self.card()  # all processes predict for it
+            return on_rank0(push_model, repo_id, file, card, private=private, token=token, message=message)
 
     def export_onnx(
         self,

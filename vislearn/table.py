@@ -14,6 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from .io import replacing
+
 # %% ../nbs/02_table.ipynb #7d527062
 def _dots() -> str:
     "'…', or three dots where the output cannot show it."
@@ -55,23 +57,40 @@ def _is_torn(path: Path) -> bool:
         return f.read(1) != b'\n'
 
 
+def _widen(path: Path, columns: Sequence[str]) -> None:
+    "Write a CSV file again with more columns, empty in the rows that are there."
+    with open(path, newline='', encoding='utf-8', errors='replace') as f:
+        rows = list(csv.DictReader(f))
+    with replacing(path) as tmp:
+        write_csv(tmp, rows, columns)
+
+
+def _keys_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    "All keys of the rows, in the order in which they are met."
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def write_csv(
     path: str | Path,
     rows: Iterable[Mapping[str, Any]],
     columns: Sequence[str] | None = None,  # their order; all keys of the rows if not given
-    append: bool = False,  # after the rows of an existing file, in its columns
+    append: bool = False,  # after the rows of an existing file, in its columns; new ones come after these
 ) -> Path:
     "Write rows as CSV with a header and return the path; keys that are not among the columns are left out."
     path = Path(path)
     rows = list(rows)
+    if columns is None:
+        columns = _keys_of(rows)
     if append and path.exists() and path.stat().st_size:
+        header = _csv_header(path)
+        new = [o for o in columns if o not in header]
+        if new:
+            _widen(path, [*header, *new])
         torn = _is_torn(path)
         with _open(path, 'a') as f:
             f.write('\r\n' if torn else '')
-            csv.DictWriter(f, _csv_header(path), extrasaction='ignore').writerows(rows)
+            csv.DictWriter(f, [*header, *new], extrasaction='ignore').writerows(rows)
         return path
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
     with _open(path, 'w') as f:
         writer = csv.DictWriter(f, columns, extrasaction='ignore')
         writer.writeheader()

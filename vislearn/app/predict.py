@@ -97,7 +97,7 @@ def predict(
                 write(record)
                 tally.count(record)
                 if 'error' in record:
-                    _tell(record, strict)
+                    _tell(record, strict, is_shown=_is_on_screen(out))
                 source = sources.popleft()
                 if sort_into and 'error' not in record:
                     _copy_into_labels(record, source, sort_into)
@@ -134,11 +134,23 @@ def _told_when_stopped(out: Path | None, tally: _Tally) -> Iterator[None]:
         raise
 
 
-def _tell(record: dict[str, Any], strict: bool) -> None:
+def _is_on_screen(out: Path | None) -> bool:
+    "Do the records themselves appear where remarks would?"
+    from vislearn.progress import progress_mode
+
+    return out is None and progress_mode() == 'terminal' and not is_shared()
+
+
+def _tell(
+    record: dict[str, Any],
+    strict: bool,
+    is_shown: bool,  # is the record itself on the screen?
+) -> None:
     "Say that an item could not be used, and stop where that is wanted."
     from vislearn.progress import remark
 
-    remark(f'{record["item"]}: {record["error"]["message"]}')
+    if not is_shown:
+        remark(f'{record["item"]}: {record["error"]["message"]}')
     if strict:
         raise ValueError('stopped at the first item that cannot be used (--strict)')
 
@@ -156,13 +168,23 @@ def _noted(items: Iterable[Any], line: deque) -> Iterator[Any]:
         yield o
 
 
+def _file_name(item: str, data: bytes) -> Path:
+    "A name for the file of a picture that came without one."
+    from vislearn.data.decode import image_extensions, read_header
+
+    name = Path(Path(urlsplit(item).path).name.strip('.') or 'picture')
+    suffix = f'.{read_header(data).format.lower()}'
+    return name if name.suffix or suffix not in image_extensions else name.with_suffix(suffix)
+
+
 def _copy_into_labels(record: dict[str, Any], source: Any, folder: Path) -> None:
     "Copy a picture into the sub-folders of its labels; a name that another picture has gets a number."
-    if isinstance(source, bytes):  # from an address, or within a line of JSON
-        data = source
-        name = Path(Path(urlsplit(str(record['item'])).path).name.strip('.') or 'picture')
+    from vislearn.data.decode import read_bytes
+
+    data, _ = read_bytes(source)
+    if isinstance(source, bytes) or str(source).startswith('data:'):  # within a line of JSON, an address, a data: URL
+        name = _file_name(str(record['item']), data)
     else:
-        data = Path(source).read_bytes()
         name = Path(source)
     for label in record.get('labels', [record.get('label')]):
         target = folder / str(label).replace('/', '_').replace('\\', '_').strip('. ')

@@ -28,6 +28,7 @@ from vislearn.app.config import (
     run_phase,
     to_python,
     to_toml,
+    with_environment,
 )
 from .report import number_text, validation_numbers, write_report
 
@@ -174,7 +175,8 @@ def train(
 
     rate = _as_rate(lr)
     _import(imports, data)
-    cfg, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
+    written, said = _configuration(data, set, arch=arch, size=size, epochs=epochs, bs=bs, seed=seed)
+    cfg = _usable(written)
     about = cfg.get('run', {})
     n = nproc or about.get('nproc', 1)
     if n > 1 and not is_launched():
@@ -191,7 +193,7 @@ def train(
         resume = any_rank(resume)  # where there are several machines, torchrun may count restarts of one of them only
         is_writer = is_main()
         on_rank0(_prepare, folder, resume, force or dry_run)
-        on_rank0(_note_choices, folder, cfg, said)
+        on_rank0(_note_choices, folder, written, said)
         ready = _train_and_evaluate(
             cfg, folder, lr=rate, time_limit=time_limit, tta=tta, resume=resume, dry_run=dry_run
         )
@@ -218,11 +220,11 @@ def _as_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _note_choices(folder: Path, cfg: Mapping[str, Any], said: Sequence[str]) -> None:
-    "Say what was chosen, and write it down."
+def _note_choices(folder: Path, written: Mapping[str, Any], said: Sequence[str]) -> None:
+    "Say what was chosen, and write it down; what comes from the environment may be secret, and is left there."
     for line in said:
         print(line)
-    (folder / 'config.toml').write_text(to_toml(cfg), encoding='utf-8')
+    (folder / 'config.toml').write_text(to_toml(written), encoding='utf-8')
 
 
 _CONFIGS = ('.toml', '.yaml', '.yml', '.json')
@@ -245,12 +247,12 @@ def _configuration(
     bs: int | None = None,
     seed: int = 42,
 ) -> tuple[dict[str, Any], list[str]]:
-    "The configuration, read or guessed, with its changes; and what was chosen."
+    "The configuration as it is written, or guessed, with its changes; and what was chosen."
     said: list[str] = []
     if Path(data).suffix.lower() not in _CONFIGS:
         cfg, said = guess_config(data, arch or 'efficientnet_lite0', size=size, epochs=epochs, bs=bs, seed=seed)
     else:
-        cfg = read_config(data)
+        cfg = read_config(data, expand=False)
         if size is not None:
             raise ConfigError("the size stands in the configuration's item_tfms; change it there or with -o")
         for place, value in {'learner.arch': arch, 'data.bs': bs}.items():
@@ -260,9 +262,15 @@ def _configuration(
             cfg['fit'] = _with_epochs(phases(cfg), epochs)
     for change in filter(str.strip, changes.split(';')):
         override(cfg, change.strip())
+    return cfg, said
+
+
+def _usable(written: Mapping[str, Any]) -> dict[str, Any]:
+    "A configuration with what comes from the environment, checked."
+    cfg = with_environment(written)
     check_tables(cfg)
     check_phases(cfg)
-    return cfg, said
+    return cfg
 
 
 def _with_epochs(tables: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
@@ -454,9 +462,7 @@ def show(
 ) -> None:
     "Print a configuration as it will be used."
     _import(imports, config)
-    cfg = read_config(config, [o.strip() for o in set.split(';') if o.strip()])
-    check_tables(cfg)
-    check_phases(cfg)
+    cfg = _usable(read_config(config, [o.strip() for o in set.split(';') if o.strip()], expand=False))
     print(to_python(cfg) if python else to_toml(cfg), end='')
 
 
@@ -504,8 +510,8 @@ def lr_find(
     from vislearn.train.lr_find import steep, valley
 
     _import(imports, data)
-    cfg, _ = _configuration(data, set)
-    _, learn = build(cfg)
+    written, _ = _configuration(data, set)
+    _, learn = build(_usable(written))
     suggested = learn.lr_find(suggest_funcs=(valley, steep))
     print(suggested)
     if suggested.steep is not None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Part', 'Problem', 'Report', 'describe', 'one_line', 'label_counts', 'label_table', 'alike_labels', 'label_problems',
-           'size_problems', 'copy_problems', 'headers', 'file_facts', 'box_ratio', 'data_report']
+           'size_problems', 'copy_problems', 'headers', 'header_of', 'file_facts', 'box_ratio', 'data_report']
 
 # %% ../../nbs/data/14_check.ipynb #2bf43671
 import os
@@ -365,10 +365,13 @@ def headers(
 ) -> list[Header | ImageError | None]:
     "The header of each source, or why it has none."
     with Threads(8) as ex:
-        return list(progress_bar(ex.map(_header_of, sources), len(sources), 'looking'))
+        return list(progress_bar(ex.map(header_of, sources), len(sources), 'looking'))
 
 
-def _header_of(src: Any) -> Header | ImageError | None:
+def header_of(
+    src: Any,  # path, bytes or array (h,w[,c])
+) -> Header | ImageError | None:
+    "The header of a picture, or why it has none; None where it cannot be known without opening it."
     if isinstance(src, np.ndarray):
         return Header('array', *src.shape[:2])
     if isinstance(src, Tensor):

@@ -286,11 +286,13 @@ def _identify(f: BinaryIO) -> Image.Image:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    "Whatever goes wrong with a picture becomes an `ImageError` that names it."
+    "Whatever is wrong with a picture becomes an `ImageError` that names it."
     try:
         yield
     except ImageError as e:
         raise ImageError(f'{name} is not a usable picture: {_brief(str(e))}', e.kind) from e
+    except MemoryError:  # which says nothing about the picture
+        raise
     except Exception as e:
         raise ImageError(f'{name} is not a usable picture: {_brief(str(e)) or type(e).__name__}') from e
 
@@ -429,6 +431,8 @@ def _orientation(im: Image.Image) -> int:
     "The EXIF orientation; 1, upright, where there is none or it means nothing."
     try:
         o = im.getexif().get(0x0112, 1)
+    except MemoryError:
+        raise
     except Exception:
         return 1  # a damaged EXIF block does not spoil the picture
     return o if isinstance(o, int) and o in _orientation_turns else 1

@@ -6,7 +6,6 @@
 __all__ = ['Busy', 'Batcher']
 
 # %% ../../nbs/deploy/07_batcher.ipynb #ba7c0003
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from .records import Engine, Item, answer_batch, open_item
 from ..malloc import give_back_memory
+from ..threads import usable_processors
 
 # %% ../../nbs/deploy/07_batcher.ipynb #ba7c0006
 class Busy(Exception):
@@ -122,7 +122,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # notified when decoded pictures are gone
         self._opened: SimpleQueue[_Waiting | None] = SimpleQueue()
-        n_workers = workers or min(8, os.cpu_count() or 1)
+        n_workers = workers or min(8, usable_processors())
         self._decoders = ThreadPoolExecutor(n_workers, thread_name_prefix='decode')
         self._threads: list[threading.Thread] = []
         self.n_batches = getattr(engine, 'batches_at_once', 1)

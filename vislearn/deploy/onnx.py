@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -420,6 +420,7 @@ def _plain_graph(model: 'onnx.ModelProto') -> 'onnx.ModelProto':
 
 # %% ../../nbs/deploy/04_onnx.ipynb #1c333425
 LEAST_AGREEMENT = 0.995  # share of equal decisions below which nothing is written
+NEAR_TIE = 0.1  # a lead, as a share of the larger probability, below which rounding may decide otherwise
 
 
 class Disagreement(ValueError):
@@ -467,41 +468,43 @@ def write_onnx(
 
 def _measured_text(checked: dict[str, Any]) -> str:
     "What was measured, in words."
-    told = (
-        f'{checked["agreement"]:.1%} of {checked["items"]} decisions are those of the learner; '
-        f'probabilities differ by {checked["largest_difference"]:.2g} at most'
-    )
+    told = _agreement_text(checked)
+    told += f'; probabilities differ by {checked["largest_difference"]:.2g} at most'
     if 'accuracy' in checked:
         told += f'; accuracy {checked["accuracy_before"]:.1%} before, {checked["accuracy"]:.1%} after'
+    return told
+
+
+def _agreement_text(checked: dict[str, Any]) -> str:
+    n_ties = checked['near_ties']
+    told = f'{checked["agreement"]:.1%} of {checked["items"] - n_ties} decisions are those of the learner'
+    if n_ties:
+        told += f', leaving out {n_ties} near ties (two labels within {NEAR_TIE:.0%} of each other)'
     return told
 
 
 def _check_agreement(name: str, checked: dict[str, Any]) -> None:
     "A `Disagreement` where too many decisions are not the learner's."
     if checked['agreement'] < LEAST_AGREEMENT:
-        share = f'{checked["agreement"]:.1%} of {checked["items"]} decisions'
         raise Disagreement(
-            f'{name} was not written: only {share} are those of the learner; at least {LEAST_AGREEMENT:.1%} are '
+            f'{name} was not written: only {_agreement_text(checked)}; at least {LEAST_AGREEMENT:.1%} are '
             f'required. {_advice(checked.get("lost_lead"))}force=True (--force) writes it as it is'
         )
 
 
-NEAR_TIE = 0.05  # a lead in probability below which another engine's rounding may decide otherwise
-
-
 def _advice(
-    lost_lead: float | None,  # the largest lead that a label of the learner had where the file decides otherwise
+    lost_lead: float | None,  # the largest lead that a label of the learner had where the file decides otherwise, 0-1
 ) -> str:
     "What to do about decisions that differ."
     if lost_lead is None:
         return ''
     if lost_lead < NEAR_TIE:
         return (
-            f"Where they differ, the learner's two most probable labels are no more than {lost_lead:.2g} apart: it "
+            f"Where they differ, the learner's two most probable labels are no more than {lost_lead:.0%} apart: it "
             'hesitates, as a model does that was barely trained. Train it longer, or compare on more pictures; '
         )
     return (
-        f"Where they differ, the learner's label led by up to {lost_lead:.2g}, which is more than rounding: use a "
+        f"Where they differ, the learner's label led by up to {lost_lead:.0%}, which is more than rounding: use a "
         "higher precision ('fp32'), or for int8 more pictures to calibrate on; "
     )
 
@@ -560,39 +563,65 @@ def compare(
 ) -> dict[str, Any]:
     """How the answers of two engines differ.
 
-    `items` compared, `largest_difference` of probabilities, and `agreement`, the share (0-1) of equal decisions; where
-    labels differ, `lost_lead`, the most by which the predictor's label led in probability; with `targets` also the
-    shares of right ones, `accuracy_before` (the predictor's) and `accuracy` (the other's).
+    `items` compared; `near_ties` among them, where the predictor's label leads its second one by less than `NEAR_TIE`,
+    and is no further behind in the other's answer; `agreement`, the share (0-1) of equal decisions among the rest;
+    `largest_difference` of probabilities; where labels differ, `lost_lead`, the most by which the predictor's led; with
+    `targets` also the shares of right ones, `accuracy_before` (the predictor's) and `accuracy` (the other's).
     """
-    largest, equal, n = 0.0, 0, 0
-    lost_leads = []
-    n_right = [0, 0]
     items = list(items)
     answer = predictor.answer
+    found = _Compared()
     wanted = [None] * len(items) if targets is None else [answer.right_decision(o) for o in targets]
     for a, b, right in zip(predictor.records(items, bar=False), records(other, items, bar=True), wanted, strict=True):
         if 'error' in a and 'error' in b:
             continue
-        n += 1
-        before, after = answer.decision(a), answer.decision(b)
-        n_right[0] += before == right
-        n_right[1] += after == right
-        if 'error' in a or 'error' in b:
-            continue
-        pa, pb = _numbers(a), _numbers(b)
-        largest = max(largest, float(np.abs(pa - pb).max()))
-        is_equal = before == after if 'probs' in a else bool(np.allclose(pa, pb, rtol=0.01, atol=0.01))
-        equal += is_equal
-        if 'label' in a and not is_equal:
-            lost_leads.append(_lead(a))
-    if not n:
-        raise ValueError('none of the pictures can be opened')
-    found = {'items': n, 'largest_difference': largest, 'agreement': equal / n}
-    if lost_leads:
-        found['lost_lead'] = max(lost_leads)
-    if targets is not None and predictor.target.vocab is not None:
-        found |= {'accuracy_before': n_right[0] / n, 'accuracy': n_right[1] / n}
-    return found
+        found.note_right([answer.decision(a) == right, answer.decision(b) == right])
+        if 'error' not in a and 'error' not in b:
+            found.note_answers(a, b, answer.decision(a) == answer.decision(b))
+    return found.numbers(targets is not None and predictor.target.vocab is not None)
+
+
+@dataclass
+class _Compared:
+    "What two engines answered, counted."
+
+    n: int = 0  # pictures
+    n_ties: int = 0
+    n_equal: int = 0  # decisions, without near ties
+    largest: float = 0.0  # difference of probabilities
+    lost_lead: float | None = None
+    n_right: list[int] = field(default_factory=lambda: [0, 0])  # decisions of either engine
+
+    def note_right(self, is_right: Sequence[bool]) -> None:
+        "Whether either engine is right about a picture."
+        self.n += 1
+        self.n_right = [n + is_it for n, is_it in zip(self.n_right, is_right)]
+
+    def note_answers(self, a: dict[str, Any], b: dict[str, Any], is_equal: bool) -> None:
+        "The records of a picture, and whether both decide alike."
+        of_a, of_b = _numbers(a), _numbers(b)
+        self.largest = max(self.largest, float(np.abs(of_a - of_b).max()))
+        if 'probs' not in a:
+            self.n_equal += np.allclose(of_a, of_b, rtol=0.01, atol=0.01)
+        elif 'label' in a and _is_near_tie(a, b):
+            self.n_ties += 1
+        elif is_equal:
+            self.n_equal += 1
+        elif 'label' in a:
+            self.lost_lead = max(self.lost_lead or 0.0, _lead(a))
+
+    def numbers(self, with_accuracy: bool) -> dict[str, Any]:
+        "What `compare` gives."
+        if not self.n:
+            raise ValueError('none of the pictures can be opened')
+        n_clear = self.n - self.n_ties
+        agreement = self.n_equal / n_clear if n_clear else 1.0
+        found = {'items': self.n, 'near_ties': self.n_ties, 'largest_difference': self.largest, 'agreement': agreement}
+        if self.lost_lead is not None:
+            found['lost_lead'] = self.lost_lead
+        if with_accuracy:
+            found |= {'accuracy_before': self.n_right[0] / self.n, 'accuracy': self.n_right[1] / self.n}
+        return found
 
 
 def _numbers(record: dict[str, Any]) -> np.ndarray:
@@ -603,9 +632,16 @@ def _numbers(record: dict[str, Any]) -> np.ndarray:
 
 
 def _lead(record: dict[str, Any]) -> float:
-    "By how much the most probable label leads the next one."
-    first, second = sorted(record['probs'].values())[:-3:-1]
-    return first - second
+    "By how much the most probable label leads the next one, as a share of its probability."
+    first, *others = sorted(record['probs'].values(), reverse=True)
+    return 1 - max(others, default=0.0) / first
+
+
+def _is_near_tie(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    "Does the first engine hesitate between labels, and does the second one prefer another by no more than that?"
+    chosen = max(a['probs'], key=a['probs'].get)
+    behind = 1 - b['probs'][chosen] / max(b['probs'].values())
+    return _lead(a) < NEAR_TIE and behind < NEAR_TIE
 
 # %% ../../nbs/deploy/04_onnx.ipynb #4884fecc
 def _inputs(predictor: Predictor, items: Iterable[Any]) -> list[np.ndarray]:  # (1,c,h,w) float

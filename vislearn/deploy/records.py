@@ -22,7 +22,7 @@ import numpy as np
 from ..data.answers import Answer
 from ..data.decode import ImageError, image_extensions
 from ..progress import progress_bar
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/deploy/01_records.ipynb #736cac7f
 RECORD_VERSION = 1  # raised when the meaning of a key changes
@@ -265,7 +265,7 @@ def _records(
         return item, open_item(engine, item)
 
     numbered = (as_item(o, i) for i, o in enumerate(items))
-    with Threads(workers or min(8, os.cpu_count() or 1), 'open') as threads:
+    with Threads(workers or min(8, usable_processors()), 'open') as threads:
         for batch in threads.batches(opened, numbered, bs):
             yield from answer_batch(engine, batch, **options)
 

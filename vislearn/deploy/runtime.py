@@ -19,7 +19,7 @@ from ..data.answers import Answer
 from ..data.decode import EncodedImage, decode
 from .records import records
 from ..io import no_such_file
-from ..threads import Threads
+from ..threads import Threads, usable_processors
 
 # %% ../../nbs/deploy/03_runtime.ipynb #e9e7a743
 class OnnxError(ValueError):
@@ -326,7 +326,7 @@ class OnnxPredictor:
         content, self.info = read_onnx(path)
         self.answer = Answer.from_dict(self.info['answer'])
         self.provider = provider
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or usable_processors()
         self.session = _session(content, os.path.basename(os.fspath(path)), provider)
         self._input = self.session.get_inputs()[0]
         self._takes_original = 'original' in [o.name for o in self.session.get_overridable_initializers()]

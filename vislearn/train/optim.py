@@ -492,6 +492,19 @@ def lr_list(
     return rates
 
 # %% ../../nbs/train/10_optim.ipynb #77e2d199
+def _lr_mult(group: Any, rate: float) -> float:
+    "A group's rate over that which its place among the groups has."
+    options = getattr(group, 'options', {})
+    if 'lr' not in options:
+        return options.get('lr_mult', 1.0)
+    if not rate:
+        raise ValueError(
+            f'the group {group.name!r} has a learning rate of its own, {options["lr"]}, which rises and falls with the '
+            'rate of the others, and that is 0: give a rate above 0'
+        )
+    return options['lr'] / rate
+
+
 def make_groups(
     model_groups: Iterable[Iterable[nn.Parameter]],  # early layers first; options as in models.ParamGroup
     lr: float | slice | Sequence[float] = 1e-3,  # see lr_list
@@ -507,7 +520,7 @@ def make_groups(
     res = []
     for i, (group, rate) in enumerate(zip(model_groups, lr_list(lr, len(model_groups), lr_decay))):
         options = getattr(group, 'options', {})
-        mult = options['lr'] / rate if 'lr' in options else options.get('lr_mult', 1.0)
+        mult = _lr_mult(group, rate)
         base = {'layer': i, 'name': getattr(group, 'name', str(i)), 'lr': rate * mult, 'lr_mult': mult}
         own_wd = options.get('wd', wd)
         decay, rest = _split_decay(group, wd_bn_bias)

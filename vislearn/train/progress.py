@@ -57,10 +57,11 @@ def text_row(
 def html_table(
     rows: Sequence[Mapping[str, Any]],  # rows of the history
 ) -> str:
-    "The table for a notebook."
+    "The table for a notebook, with the columns of all rows."
     cells = [table_cells(row) for row in rows]
-    head = html_row('th', cells[0]) if cells else ''
-    return f'<table>{head}{"".join(html_row("td", row.values()) for row in cells)}</table>'
+    columns = list(dict.fromkeys(name for row in cells for name in row))
+    lines = [html_row('td', [row.get(name, '') for name in columns]) for row in cells]
+    return f'<table>{html_row("th", columns)}{"".join(lines)}</table>'
 
 # %% ../../nbs/train/14_progress.ipynb #804e7cf8
 class _HtmlBar:
@@ -181,7 +182,7 @@ class ProgressCallback(Callback):
             self._show()
             return
         cells = table_cells(learn.row)
-        if len(self.rows) == 1:
+        if len(self.rows) == 1 or list(learn.row) != list(self.rows[-2]):
             echo(text_row(cells, cells))
         echo(text_row(cells.values(), cells))
 

@@ -43,7 +43,7 @@ class Recorder(Callback):
     order = 40
     run_valid = False
     metric_names: list[str]  # 'epoch', the columns of `values`, 'time'
-    values: list[list[Any]]  # a row for each epoch: losses and metrics
+    values: list[list[Any]]  # a row for each epoch: losses and metrics, None where an epoch had none
     iters: list[int]  # batches done at the end of each epoch
     hps: dict[str, list]  # 'lr', 'mom' and 'wd' of the last layer group at each batch
 
@@ -82,10 +82,13 @@ class Recorder(Callback):
         self._flush()
         if not learn.epoch_complete:
             return
-        columns = [k for k in learn.row if k not in ('epoch', 'time')]
         self.iters.append(len(self.raw))
+        columns = list(dict.fromkeys([*self.metric_names[1:-1], *learn.row]))  # an epoch may have fewer, or others
+        columns = [k for k in columns if k not in ('epoch', 'time')]
         self.metric_names = ['epoch', *columns, 'time']
-        self.values.append([learn.row[k] for k in columns])
+        self.values.append([learn.row.get(k) for k in columns])
+        for row in self.values:
+            row += [None] * (len(columns) - len(row))
 
     @property
     def lrs(self) -> list[float]:

@@ -8,9 +8,11 @@ __all__ = ['left_as_it_was', 'find_lr', 'auto_lr', 'epoch_seconds', 'planned_epo
 # %% ../../nbs/train/27_trials.ipynb #64c4892c
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from torch import nn
 
 from ..core import listify
 from ..distrib import from_rank0
@@ -18,6 +20,7 @@ from .checkpoint import get_rng_state, set_rng_state
 from .events import Callback, CancelTrainException, CancelValidException
 from .lr_find import LRFinder, steep, suggest_lrs, valley
 from .progress import say
+from .trainable import frozen
 
 # %% ../../nbs/train/27_trials.ipynb #57709b12
 _KEPT = (
@@ -158,6 +161,7 @@ def planned_epochs(
     learn: Any,
     limit: float,  # seconds for training
     freeze_epochs: int | None = None,  # epochs of the head alone that come before; None: nothing is unfrozen
+    kept: Iterable[nn.Parameter] = (),  # weights that stay as they are
 ) -> int:
     """How many epochs fit into a time with a tenth of it to spare, at least one.
 
@@ -165,13 +169,14 @@ def planned_epochs(
     """
     start = time.monotonic()
     most = limit / 50  # of each pass
-    frozen = 0.0
+    of_head = 0.0  # seconds
     with left_as_it_was(learn):
         if freeze_epochs:
             learn.freeze()
-            frozen = freeze_epochs * epoch_seconds(learn, most=most)
+            of_head = freeze_epochs * epoch_seconds(learn, most=most)
         if freeze_epochs is not None:
             learn.unfreeze()
-        each = epoch_seconds(learn, most=most)
-    left = 0.9 * limit - frozen - (time.monotonic() - start)
+        with frozen(kept):
+            each = epoch_seconds(learn, most=most)
+    left = 0.9 * limit - of_head - (time.monotonic() - start)
     return from_rank0(max(1, int(left / max(each, 1e-9))))
