@@ -242,6 +242,16 @@ def test_symbolic_links_keep_pointing_at_their_target(data):
     assert tree(data) == was  # './../' and all
 
 
+def test_files_are_named_from_the_root_or_from_the_working_directory(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    c = Cleaner(data.name)
+    for file in (f'{data.name}/cat/1.jpg', 'cat/2.jpg', data / 'dog/1.jpg'):
+        c.delete(file)
+    assert [d.path for d in c.pending] == ['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg']
+    with pytest.raises(FileNotFoundError, match='cat/9.jpg'):
+        c.delete(f'{data.name}/cat/9.jpg')
+
+
 def test_root_given_through_a_link(data, tmp_path_factory):
     way = tmp_path_factory.mktemp('w') / 'way'
     symlink(way, data)

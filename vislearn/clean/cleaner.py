@@ -485,6 +485,9 @@ class Cleaner:
     def rel(self, path: str | Path) -> str:
         "`path` as the journal writes it: relative to the root, with forward slashes."
         p = Path(os.path.abspath(self.root / path))
+        from_here = Path(os.path.abspath(path))
+        if not p.parent.is_dir() and from_here.is_relative_to(self.root):  # as `get_image_files('photos')` gives it
+            p = from_here
         if not p.is_relative_to(self.root):  # the root, or the path, was given through a link
             real = os.path.join(os.path.realpath(p.parent), p.name)
             inside = os.path.relpath(real, os.path.realpath(self.root))
