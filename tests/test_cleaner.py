@@ -248,6 +248,7 @@ def test_files_are_named_from_the_root_or_from_the_working_directory(data, monke
     for file in (f'{data.name}/cat/1.jpg', 'cat/2.jpg', data / 'dog/1.jpg'):
         c.delete(file)
     assert [d.path for d in c.pending] == ['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg']
+    assert repr(c) == f'Cleaner({str(data)!r}: 3 to delete, 0 to change)'
     with pytest.raises(FileNotFoundError, match='cat/9.jpg'):
         c.delete(f'{data.name}/cat/9.jpg')
 

@@ -482,6 +482,10 @@ class Cleaner:
             self.state.add(record)
         return self.state
 
+    def __repr__(self) -> str:
+        n = self.counts()
+        return f'Cleaner({str(self.root)!r}: {n["delete"]} to delete, {n["change"]} to change)'
+
     def rel(self, path: str | Path) -> str:
         "`path` as the journal writes it: relative to the root, with forward slashes."
         p = Path(os.path.abspath(self.root / path))
