@@ -197,7 +197,7 @@ class Bare:
         import torch
         from torch.nn import functional as F
 
-        from vislearn.models.depthwise import DepthwiseIn32
+        from vislearn.models.depthwise import DepthwiseGradients
         from vislearn.models.fold import lean
         from vislearn.models.groups import early_params
         from vislearn.train.precision import PRECISIONS, resolve_precision
@@ -216,7 +216,7 @@ class Bare:
 
         def run():
             for xb, yb in batches:
-                with torch.autocast('cpu', dtype, enabled=dtype != torch.float32), DepthwiseIn32():
+                with torch.autocast('cpu', dtype, enabled=dtype != torch.float32), DepthwiseGradients():
                     pred = net(xb)
                 F.cross_entropy(pred.float(), yb).backward()
                 opt.step()

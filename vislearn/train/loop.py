@@ -23,7 +23,7 @@ from ..data.tuples import Inputs
 from ..distrib import any_rank, from_rank0, gather, gather_batches, gather_ints, rank, sum_tensors, world_size
 from ..malloc import keep_memory
 from ..models.body import main_output
-from ..models.depthwise import DepthwiseIn32
+from ..models.depthwise import DepthwiseGradients
 from ..models.fold import KeptFold, is_watched, kind_of_batch, lean
 from ..models.layers import lone_item_norms
 from ..models.memory import needs_contiguous
@@ -685,7 +685,7 @@ class TrainLoop(CallbackHost):
 
     def _predict(self) -> Tensor:
         is_slow = self.training and self._amp == 'bf16' and self.device.type == 'cpu'
-        depthwise = DepthwiseIn32() if is_slow else nullcontext()
+        depthwise = DepthwiseGradients() if is_slow else nullcontext()
         is_synced = self.sync_bn and self.training and len(self.sizes) > 1 and 0 not in self.sizes
         with self._autocast(), depthwise, SyncedNorms() if is_synced else nullcontext():
             chosen_for = kind_of_batch(self.xb), is_watched(self.model)
